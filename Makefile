@@ -1,0 +1,69 @@
+# Two commands do everything on a fresh machine: `make run` and `make test`. See README.md.
+
+PYTHON ?= python3.11
+VENV ?= .venv
+CORES ?= $(shell nproc)
+BIN := $(VENV)/bin
+
+# make run PRESET=quick            small budgets, a first complete result in minutes
+# make run CORPUS=emobank          an own corpus: config/corpora/emobank.yaml
+# make run TARGET=valence          one variable
+PRESET ?=
+CORPUS ?=
+TARGET ?= all
+CONFIGS := $(if $(CORPUS),config/corpora/$(CORPUS).yaml) $(if $(PRESET),config/presets/$(PRESET).yaml)
+SNAKEMAKE := $(BIN)/snakemake --cores $(CORES) $(if $(strip $(CONFIGS)),--configfile $(CONFIGS))
+
+.PHONY: run accept test lint format bench config env lock clean help
+
+run: env  ## build everything (PRESET=, CORPUS=, TARGET=, CORES=)
+	$(SNAKEMAKE) -- $(TARGET)
+
+accept: env  ## fail where an acceptance gate fails
+	$(SNAKEMAKE) -- accept
+
+test: env  ## lint, unit tests and a real end-to-end run
+	$(MAKE) lint
+	$(BIN)/python -m pytest
+
+lint: env  ## ruff, snakefmt, mypy, snakemake --lint
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/snakefmt --check --quiet Snakefile rules
+	$(BIN)/mypy
+	$(BIN)/snakemake --lint
+
+format: env  ## format the code
+	$(BIN)/ruff check --fix-only --quiet .
+	$(BIN)/ruff format --quiet .
+	$(BIN)/snakefmt --quiet Snakefile rules
+
+bench: env  ## speed of the parts, as ratios against references, and the cost of every rule
+	$(BIN)/python tests/bench.py
+
+config: env  ## write config/config.yaml and config/schema.json anew from the schema
+	cd workflow_scripts && ../$(BIN)/python -c "from pathlib import Path; from perceive.config import write_generated; write_generated(Path('../config'))"
+
+env: $(VENV)/.complete  ## the Python environment, from the lock file
+
+$(VENV)/.complete: envs/requirements.lock
+	@command -v $(PYTHON) >/dev/null || { echo "Python 3.11 is needed: install it, or name it: make PYTHON=/path/to/python3.11"; exit 1; }
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r envs/requirements.lock
+	@touch $@
+
+lock:  ## resolve envs/requirements.in anew into the lock file
+	rm -rf .venv-lock
+	$(PYTHON) -m venv .venv-lock
+	.venv-lock/bin/python -m pip install --quiet --disable-pip-version-check -r envs/requirements.in
+	{ echo "# Every package of the environment, pinned. Written by 'make lock' from requirements.in."; \
+	  .venv-lock/bin/python -m pip freeze | sed 's/^torch==\([0-9.]*\)+.*/torch==\1/' \
+	  | grep -v '^nvidia-\|^triton=='; } > envs/requirements.lock
+	rm -rf .venv-lock
+
+clean:  ## remove results and the environment (never the ledgers)
+	rm -rf results/* .snakemake $(VENV)
+	git checkout -- results/README.md
+
+help:
+	@grep -hE '^[a-z]+:.*##' Makefile | sed 's/:.*##/\t/' | expand -t 12

@@ -1,0 +1,170 @@
+"""Perceive: from annotated reflections to calibrated OpenVINO perception models.
+
+    snakemake --cores 2 all                                             the embedded corpus
+    snakemake --cores 2 all --configfile config/presets/quick.yaml      a first complete result in minutes
+    snakemake --cores 2 all --configfile config/corpora/emobank.yaml    an own corpus
+    snakemake --cores 2 valence                                         one variable
+
+The rules lie in rules/, one file a stage, in the order the data flows.
+"""
+
+import fcntl
+import os
+import sys
+from pathlib import Path
+
+from snakemake.exceptions import WorkflowError
+from snakemake.utils import min_version
+
+min_version("9.27")
+
+
+configfile: f"{workflow.basedir}/config/config.yaml"
+
+
+REPOSITORY = Path(workflow.basedir)
+sys.path.insert(0, str(REPOSITORY / "workflow_scripts"))
+
+from perceive import config as configuration
+from perceive.corpus.reader import CorpusError, content_digests, input_files
+from perceive.state import StateWriter
+
+try:
+    SETTINGS = configuration.validate(config)
+except configuration.ConfigError as error:
+    raise WorkflowError(str(error)) from None
+
+VARIABLES = SETTINGS.variables
+RESULTS = SETTINGS.results
+LEDGER = SETTINGS.ledger_path()
+FOLDS = range(SETTINGS.splits.folds)
+BASES = ["lx", "eb", "tm", "full"]
+PLOTS = ["reliability", "residuals", "slices", "baselines"]
+
+
+wildcard_constraints:
+    variable="|".join(VARIABLES),
+    base="|".join(BASES),
+    language="en|hinglish",
+
+
+# --- State files: what decides that a rule must run again (see perceive/state.py) ------------------------
+
+
+# Script name to the resources that it reads beside its inputs.
+SCRIPTS = {
+    "synthesize": ["resources/synthesis"],
+    "items": [],
+    "labels": [],
+    "summary": [],
+    "splits": [],
+    "audit_splits": [],
+    "encoder": [],
+    "lexical": ["resources/lexicons"],
+    "embedding": ["resources/anchors.tsv"],
+    "temporal": [],
+    "folds": [],
+    "tuning": [],
+    "oof": [],
+    "audit_oof": [],
+    "models": [],
+    "blend": [],
+    "calibration": [],
+    "evaluation": [],
+    "acceptance": [],
+    "export": [],
+}
+
+
+def code(script):
+    return f"{RESULTS}/state/code/{script}.tsv"
+
+
+def settings(slice):
+    return f"{RESULTS}/state/config/{slice}.json"
+
+
+def data(part):
+    return f"{RESULTS}/state/data/{part}.sha256"
+
+
+if SETTINGS.corpus.annotations:
+    ANNOTATIONS = []
+    CORPUS = SETTINGS.corpus
+else:
+    # The generated file is an ordinary input: it changes only when its rule runs again.
+    ANNOTATIONS = [f"{RESULTS}/corpus/annotations.jsonl"]
+    CORPUS = SETTINGS.corpus.model_copy(update={"annotations": ANNOTATIONS})
+
+if workflow.is_main_process:
+    state = StateWriter(Path(RESULTS), REPOSITORY)
+    slices = configuration.slices(SETTINGS)
+    slices["ingest"]["annotations"] = CORPUS.annotations
+    state.write_config(slices)
+    state.write_code(SCRIPTS, REPOSITORY / "envs" / "requirements.lock")
+    state.write_ledger(Path(LEDGER), Path(RESULTS) / "splits" / "ledger.sha256")
+    if SETTINGS.corpus.annotations:
+        try:
+            state.write_data(
+                input_files(CORPUS, Path.cwd()),
+                [slices["ingest"], Path(code("items")).read_text()],
+                lambda: content_digests(CORPUS, Path.cwd()),
+            )
+        except CorpusError as error:
+            raise WorkflowError(str(error)) from None
+    else:
+        parts = ["items", "all", *(f"labels/{name}" for name in VARIABLES)]
+        state.write_data([], ["synthetic", parts], lambda: dict.fromkeys(parts, "generated"))
+
+
+include: "rules/corpus.smk"
+include: "rules/splits.smk"
+include: "rules/encoder.smk"
+include: "rules/features.smk"
+include: "rules/tuning.smk"
+include: "rules/oof.smk"
+include: "rules/models.smk"
+include: "rules/blend.smk"
+include: "rules/calibration.smk"
+include: "rules/evaluation.smk"
+include: "rules/export.smk"
+
+
+rule all:
+    default_target: True
+    input:
+        f"{RESULTS}/corpus/summary.json",
+        f"{RESULTS}/acceptance.tsv",
+        expand(f"{RESULTS}/evaluation/{{variable}}/{{plot}}.png", variable=VARIABLES, plot=PLOTS),
+        expand(f"{RESULTS}/export/{{variable}}/latency.json", variable=VARIABLES),
+
+
+# Every variable's name is a target: its export and what that needs, no more.
+for name in VARIABLES:
+
+    rule:
+        name:
+            name
+        input:
+            f"{RESULTS}/export/{name}/latency.json",
+
+
+onstart:
+    # A kernel lock: it vanishes with the process, however that ends, so no stale lock blocks the next run.
+    global RUN_LOCK
+    Path(RESULTS).mkdir(parents=True, exist_ok=True)
+    RUN_LOCK = open(Path(RESULTS) / ".lock", "w")
+    try:
+        fcntl.flock(RUN_LOCK, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        raise WorkflowError(
+            f"another run is writing to {RESULTS}; wait for it to end, or give this run its own `results` folder"
+        ) from None
+
+
+onsuccess:
+    from perceive.evaluation.gates import read_acceptance, summary_text
+
+    acceptance = Path(RESULTS) / "acceptance.tsv"
+    if acceptance.exists():
+        print(f"\n{summary_text(read_acceptance(acceptance))}\n\nResults: {RESULTS}/ (models: {RESULTS}/export/)\n")

@@ -1,0 +1,22 @@
+# The sentence encoder, converted once; the same IR embeds for training and for serving.
+
+
+rule encoder:
+    message:
+        "Converting the {wildcards.language} sentence encoder to OpenVINO"
+    input:
+        settings=settings("encoder"),
+        code=code("encoder"),
+    output:
+        model=f"{RESULTS}/encoder/{{language}}/model.xml",
+        weights=f"{RESULTS}/encoder/{{language}}/model.bin",
+        tokenizer=f"{RESULTS}/encoder/{{language}}/tokenizer.json",
+        meta=f"{RESULTS}/encoder/{{language}}/encoder.json",
+    log:
+        f"{RESULTS}/logs/encoder/{{language}}.log",
+    benchmark:
+        f"{RESULTS}/benchmarks/encoder/{{language}}.tsv"
+    resources:
+        mem_mb=4000,
+    script:
+        "../workflow_scripts/encoder.py"

@@ -1,0 +1,53 @@
+# The one touch of the test split, and the verdicts.
+
+
+rule evaluation:
+    message:
+        "Evaluating {wildcards.variable} on the test split"
+    input:
+        **ENSEMBLE,
+        calibrator=f"{RESULTS}/calibration/{{variable}}/calibrator.json",
+        corpus=f"{RESULTS}/corpus/items.parquet",
+        split_items=f"{RESULTS}/splits/items.parquet",
+        features=f"{RESULTS}/features/folds/final/test.parquet",
+        labels=f"{RESULTS}/corpus/labels/{{variable}}.parquet",
+        settings=settings("evaluation"),
+        code=code("evaluation"),
+    output:
+        metrics=f"{RESULTS}/evaluation/{{variable}}/metrics.json",
+        predictions=f"{RESULTS}/evaluation/{{variable}}/predictions.parquet",
+        plots=expand(f"{RESULTS}/evaluation/{{{{variable}}}}/{{plot}}.png", plot=PLOTS),
+    log:
+        f"{RESULTS}/logs/evaluation/{{variable}}.log",
+    benchmark:
+        f"{RESULTS}/benchmarks/evaluation/{{variable}}.tsv"
+    script:
+        "../workflow_scripts/evaluation.py"
+
+
+rule acceptance:
+    message:
+        "Judging the gates"
+    input:
+        metrics=expand(f"{RESULTS}/evaluation/{{variable}}/metrics.json", variable=VARIABLES),
+        settings=settings("acceptance"),
+        code=code("acceptance"),
+    output:
+        table=f"{RESULTS}/acceptance.tsv",
+    log:
+        f"{RESULTS}/logs/acceptance.log",
+    benchmark:
+        f"{RESULTS}/benchmarks/acceptance.tsv"
+    script:
+        "../workflow_scripts/acceptance.py"
+
+
+rule accept:
+    message:
+        "Requiring that no gate fails"
+    input:
+        table=f"{RESULTS}/acceptance.tsv",
+    log:
+        f"{RESULTS}/logs/accept.log",
+    script:
+        "../workflow_scripts/accept.py"

@@ -1,0 +1,89 @@
+# Features: 15 of the words, 384 + 6 of the meaning, 13 of the owner's timeline.
+
+
+rule lexical:
+    message:
+        "Counting words of feeling"
+    input:
+        corpus=f"{RESULTS}/corpus/items.parquet",
+        settings=settings("lexical"),
+        code=code("lexical"),
+    output:
+        features=f"{RESULTS}/features/lexical.parquet",
+    log:
+        f"{RESULTS}/logs/lexical.log",
+    benchmark:
+        f"{RESULTS}/benchmarks/lexical.tsv"
+    script:
+        "../workflow_scripts/lexical.py"
+
+
+rule embedding:
+    message:
+        "Embedding the texts (known ones come from the cache)"
+    input:
+        corpus=f"{RESULTS}/corpus/items.parquet",
+        encoders=expand(
+            f"{RESULTS}/encoder/{{language}}/encoder.json",
+            language=[name for name, encoder in SETTINGS.encoders.items() if encoder.model],
+        ),
+        code=code("embedding"),
+    output:
+        features=f"{RESULTS}/features/embedding.parquet",
+    params:
+        # Embeddings by content; no output, so that a rebuild embeds only new texts.
+        cache=f"{RESULTS}/cache/embeddings.sqlite",
+    log:
+        f"{RESULTS}/logs/embedding.log",
+    benchmark:
+        f"{RESULTS}/benchmarks/embedding.tsv"
+    threads: workflow.cores or 1
+    resources:
+        mem_mb=4000,
+    priority: 20
+    script:
+        "../workflow_scripts/embedding.py"
+
+
+rule temporal:
+    message:
+        "Describing each owner's timeline"
+    input:
+        corpus=f"{RESULTS}/corpus/items.parquet",
+        lexical=f"{RESULTS}/features/lexical.parquet",
+        code=code("temporal"),
+    output:
+        features=f"{RESULTS}/features/temporal.parquet",
+    log:
+        f"{RESULTS}/logs/temporal.log",
+    benchmark:
+        f"{RESULTS}/benchmarks/temporal.tsv"
+    script:
+        "../workflow_scripts/temporal.py"
+
+
+rule folds:
+    message:
+        "Laying out the features of each fold"
+    input:
+        corpus=f"{RESULTS}/corpus/items.parquet",
+        split_items=f"{RESULTS}/splits/items.parquet",
+        # A leak fails the build before anything learns from it.
+        audit=f"{RESULTS}/splits/audit.json",
+        lexical=f"{RESULTS}/features/lexical.parquet",
+        embedding=f"{RESULTS}/features/embedding.parquet",
+        temporal=f"{RESULTS}/features/temporal.parquet",
+        code=code("folds"),
+    output:
+        train=expand(f"{RESULTS}/features/folds/{{fold}}/train.parquet", fold=FOLDS),
+        val=expand(f"{RESULTS}/features/folds/{{fold}}/val.parquet", fold=FOLDS),
+        final=expand(f"{RESULTS}/features/folds/final/{{split}}.parquet", split=["train", "val", "test"]),
+        projection=f"{RESULTS}/features/projection.safetensors",
+    log:
+        f"{RESULTS}/logs/folds.log",
+    benchmark:
+        f"{RESULTS}/benchmarks/folds.tsv"
+    resources:
+        mem_mb=2000,
+    script:
+        "../workflow_scripts/folds.py"

@@ -1,0 +1,47 @@
+# Who trains, who calibrates, who tests: by owner, and for good.
+
+
+rule splits:
+    message:
+        "Assigning owners to splits and folds"
+    input:
+        corpus=f"{RESULTS}/corpus/items.parquet",
+        # Labels enter the strata only when an owner is first assigned: a corrected label is no reason to
+        # split again.
+        valence=ancient([f"{RESULTS}/corpus/labels/valence.parquet"] if "valence" in VARIABLES else []),
+        ledger=data("ledger"),
+        settings=settings("splits"),
+        code=code("splits"),
+    output:
+        owners=f"{RESULTS}/splits/owners.parquet",
+        assigned=f"{RESULTS}/splits/items.parquet",
+        summary=f"{RESULTS}/splits/summary.json",
+        previous=f"{RESULTS}/splits/previous.parquet",
+        # What the ledger held when this rule left it: an edit by hand is told from the rule's own.
+        ledger=f"{RESULTS}/splits/ledger.sha256",
+    log:
+        f"{RESULTS}/logs/splits.log",
+    benchmark:
+        f"{RESULTS}/benchmarks/splits.tsv"
+    script:
+        "../workflow_scripts/splits.py"
+
+
+rule audit_splits:
+    message:
+        "Searching the splits for leaks"
+    input:
+        corpus=f"{RESULTS}/corpus/items.parquet",
+        owners=f"{RESULTS}/splits/owners.parquet",
+        split_items=f"{RESULTS}/splits/items.parquet",
+        previous=f"{RESULTS}/splits/previous.parquet",
+        settings=settings("splits"),
+        code=code("audit_splits"),
+    output:
+        audit=f"{RESULTS}/splits/audit.json",
+    log:
+        f"{RESULTS}/logs/audit_splits.log",
+    benchmark:
+        f"{RESULTS}/benchmarks/audit_splits.tsv"
+    script:
+        "../workflow_scripts/audit_splits.py"

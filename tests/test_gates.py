@@ -1,0 +1,228 @@
+"""Gates: reading and writing, verdicts, the acceptance table and its summary."""
+
+from __future__ import annotations
+
+import math
+import subprocess
+import sys
+
+import pytest
+from hypothesis import assume, given, settings
+from hypothesis import strategies as st
+
+from perceive.evaluation import METRIC_LABELS
+from perceive.evaluation.gates import (
+    ACCEPTANCE_COLUMNS,
+    DEFAULT_GATES,
+    Gate,
+    acceptance_table,
+    best_of,
+    gates_from_config,
+    judge,
+    judge_result,
+    summary_text,
+)
+
+
+def numbers(value, low, high):
+    return {"value": value, "low": low, "high": high}
+
+
+def a_result(**changes):
+    """A stored evaluation, as small as the gates need it."""
+    baselines = {
+        "mean": {"rmse": numbers(0.21, 0.20, 0.22), "pearson": numbers(None, None, None)},
+        "owner_mean": {"rmse": numbers(0.19, 0.18, 0.20), "pearson": numbers(0.4, 0.3, 0.5)},
+    }
+    short = {
+        "n": 100,
+        "owners": 40,
+        "metrics": {"rmse": numbers(0.14, 0.12, 0.17)},
+        "baselines": {"mean": {"rmse": 0.25}, "owner_mean": {"rmse": 0.26}},
+    }
+    result = {
+        "variable": "valence",
+        "n": 780,
+        "owners": 120,
+        "metrics": {
+            "calibrated": {"rmse": numbers(0.08, 0.07, 0.085), "pearson": numbers(0.7, 0.6, 0.75)},
+            "raw": {"rmse": numbers(0.5, 0.5, 0.5)},
+        },
+        "slices": {"length_bucket": {"SHORT": short, "MEDIUM": {"n": 12, "owners": 2}}},
+        "baselines": baselines,
+        "blend_gain": numbers(0.03, 0.01, 0.05),
+    }
+    result |= changes
+    result["gates"] = judge_result(result, DEFAULT_GATES[result["variable"]])
+    return result
+
+
+def test_default_gates_are_the_contract():
+    written = {variable: [str(gate) for gate in gates] for variable, gates in DEFAULT_GATES.items()}
+    assert written == {
+        "valence": [
+            "rmse <= 0.09",
+            "pearson >= 0.8",
+            "spearman >= 0.4",
+            "ece <= 0.05",
+            "mae <= 0.12",
+            "rmse[SHORT] <= 0.16",
+            "rmse[MEDIUM] <= 0.15",
+            "blend_gain >= 0.02",
+        ],
+        "arousal": ["rmse <= 0.11", "pearson >= 0.75", "spearman >= 0.4", "ece <= 0.06"],
+        "willingness": ["mae <= 0.1", "spearman >= 0.45", "ece <= 0.08"],
+        "invoked": ["macro_f1_core >= 0.75", "hierarchical_f1 >= 0.6", "path_validity >= 0.92"],
+        "expressed": ["macro_f1_core >= 0.73", "hierarchical_f1 >= 0.58", "path_validity >= 0.92"],
+        "congruence": ["rmse <= 0.12", "temporal_r >= 0.55"],
+        "comparator": ["rmse <= 0.12", "temporal_r >= 0.55"],
+    }
+    assert gates_from_config(written) == DEFAULT_GATES
+    assert all(gate.variable == variable for variable, gates in DEFAULT_GATES.items() for gate in gates)
+
+
+def test_slices_without_a_column_name():
+    assert Gate.parse("valence", "rmse[MEDIUM]<=.15").slice == "length_bucket=MEDIUM"
+    assert Gate.parse("valence", "rmse[HIGH] <= .15").slice == "risk_level=HIGH"
+    assert Gate.parse("valence", "rmse [ hinglish ] <= .15").slice == "language=hinglish"
+    assert str(Gate.parse("valence", "rmse[risk_level=MEDIUM] <= .15")) == "rmse[risk_level=MEDIUM] <= 0.15"
+    assert Gate.parse("valence", "rmse[SHORT] <= .16").label == "RMSE on SHORT <= 0.16"
+
+
+@settings(deadline=None)
+@given(
+    st.sampled_from(sorted(METRIC_LABELS)),
+    st.sampled_from(["<=", ">="]),
+    st.floats(allow_nan=False, allow_infinity=False),
+    st.sampled_from([None, "category=self harm", "length_bucket=SHORT", "risk_level=MEDIUM", "language=en"]),
+)
+def test_parse_inverts_str(metric, op, threshold, part):
+    gate = Gate("valence", metric, op, threshold, part)
+    assert Gate.parse("valence", str(gate)) == gate
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("rmse < 0.1", "METRIC <= NUMBER"),
+        ("", "METRIC <= NUMBER"),
+        ("rmse <= small", "'small' in .* is not a number"),
+        ("rmse <= nan", "finite number"),
+        ("rsme <= 0.1", "unknown metric; allowed: rmse"),
+        ("rmse[abuse] <= 0.1", "needs its column, as in category=abuse"),
+        ("rmse[category=] <= 0.1", "column=value"),
+        ("rmse[] <= 0.1", "METRIC <= NUMBER"),
+    ],
+)
+def test_unusable_gates_are_errors_that_say_how(text, message):
+    with pytest.raises(ValueError, match=message) as error:
+        Gate.parse("valence", text)
+    assert "'valence'" in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("value", "low", "high", "verdict"),
+    [
+        (0.08, 0.07, 0.085, "pass"),
+        (0.08, 0.07, 0.09, "pass"),  # the threshold itself holds
+        (0.08, 0.07, 0.0901, "undecided"),
+        (0.10, 0.08, 0.12, "undecided"),
+        (0.10, 0.091, 0.12, "fail"),
+        (0.08, 0.095, 0.12, "undecided"),  # a biased interval beside its value decides nothing
+        (0.08, None, None, "undecided"),
+        (None, None, None, "undecided"),
+        (math.nan, math.nan, math.nan, "undecided"),
+        (0.5, math.nan, math.nan, "undecided"),
+    ],
+)
+def test_verdicts(value, low, high, verdict):
+    assert judge(Gate("valence", "rmse", "<=", 0.09), value, low, high) == verdict
+    # the mirror image of a lower bound is an upper bound
+    mirrored = [None if x is None else -x for x in (value, high, low)]
+    assert judge(Gate("valence", "rmse", ">=", -0.09), *mirrored) == verdict
+
+
+unit = st.floats(-1, 1)
+
+
+@settings(deadline=None)
+@given(unit, unit, unit, unit, unit, st.sampled_from(["<=", ">="]))
+def test_a_stricter_gate_never_improves_the_verdict(a, b, c, one, two, op):
+    low, value, high = sorted((a, b, c))
+    assume(one != two)
+    lenient, strict = sorted((one, two), reverse=op == "<=")
+    rank = {"fail": 0, "undecided": 1, "pass": 2}
+    verdicts = [judge(Gate("valence", "rmse", op, t), value, low, high) for t in (lenient, strict)]
+    assert rank[verdicts[0]] >= rank[verdicts[1]]
+
+
+def test_acceptance_table():
+    table = acceptance_table({"valence": a_result()})
+    assert tuple(table.columns) == ACCEPTANCE_COLUMNS
+    assert tuple(table.columns[:7]) == ("variable", "gate", "threshold", "value", "low", "high", "verdict")
+    by_gate = table.set_index("gate")
+    rmse = by_gate.loc["RMSE <= 0.09"]
+    assert (rmse.verdict, rmse.value, rmse.baseline, rmse.baseline_value) == (
+        "pass",
+        0.08,
+        "owner_mean",
+        0.19,
+    )
+    assert (rmse.n, rmse.owners) == (780, 120)
+    pearson = by_gate.loc["Pearson r >= 0.8"]
+    assert (pearson.verdict, pearson.baseline, pearson.baseline_value) == ("fail", "owner_mean", 0.4)
+    short = by_gate.loc["RMSE on SHORT <= 0.16"]
+    assert (short.verdict, short.n, short.owners, short.baseline) == ("undecided", 100, 40, "mean")
+    medium = by_gate.loc["RMSE on MEDIUM <= 0.15"]
+    assert medium.verdict == "undecided" and medium.note == "not measured (n=12, owners=2)"
+    gain = by_gate.loc["blend gain >= 0.02"]
+    assert (gain.value, gain.verdict) == (0.03, "undecided")
+
+
+def test_missing_slice_is_undecided_with_no_rows():
+    table = acceptance_table({"valence": a_result(slices={})}).set_index("gate")
+    assert table.loc["RMSE on SHORT <= 0.16", "verdict"] == "undecided"
+    assert table.loc["RMSE on SHORT <= 0.16", "note"] == "no rows (n=0)"
+
+
+def test_changed_requirements_are_judged_on_the_stored_numbers():
+    gates = gates_from_config({"valence": ["rmse <= 0.05", "rmse <= 0.5"], "arousal": ["rmse <= 0.5"]})
+    table = acceptance_table({"valence": a_result()}, gates)
+    assert table["verdict"].tolist() == ["fail", "pass"]
+    empty = acceptance_table({"valence": a_result()}, {})
+    assert empty.empty and tuple(empty.columns) == ACCEPTANCE_COLUMNS
+    assert "0 gates: 0 passed" in summary_text(empty)
+
+
+def test_best_of():
+    assert best_of({"a": 0.2, "b": 0.1, "c": None, "d": math.nan}, "rmse") == "b"
+    assert best_of({"a": 0.2, "b": 0.1}, "pearson") == "a"
+    assert best_of({"a": None}, "pearson") is None
+
+
+def test_summary():
+    table = acceptance_table({"valence": a_result(), "arousal": a_result(variable="arousal")})
+    text = summary_text(table, unicode=True)
+    assert "✓  RMSE <= 0.09" in text and "✗  Pearson r >= 0.8" in text and "?  RMSE on SHORT" in text
+    assert "valence (n=780, 120 owners)" in text and "arousal (n=780, 120 owners)" in text
+    assert text.endswith("12 gates: 2 passed, 1 failed, 9 undecided")
+    lines = [line for line in text.splitlines() if " .. " in line]
+    assert len({line.index(" .. ") for line in lines}) == 1
+    assert max(map(len, text.splitlines())) <= 120
+    plain = summary_text(table, unicode=False)
+    assert plain.isascii() and plain.count("\n") == text.count("\n")
+
+
+def test_the_import_is_light():
+    """The configuration imports the gates on every parse of the workflow."""
+    code = (
+        "import sys, perceive.evaluation.gates as g; print({'pandas', 'scipy', 'sklearn'} & set(sys.modules))"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        capture_output=True,
+        text=True,
+        check=True,
+        env={"PYTHONPATH": ":".join(sys.path)},
+    )
+    assert done.stdout.strip() == "set()"

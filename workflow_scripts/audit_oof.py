@@ -1,0 +1,42 @@
+"""Search the predictions of one variable for leaks, and fail where one is found."""
+
+from pathlib import Path
+
+import pandas as pd
+from snakemake.iocontainers import Snakemake
+
+from perceive import io, job
+from perceive.audit import audit_variable
+from perceive.features.matrix import ALL, BASES
+
+STAGES = {"train": "training", "val": "calibration", "test": "evaluation"}
+
+
+def main(snakemake: Snakemake) -> None:
+    variable = snakemake.wildcards.variable
+    labels = io.read_parquet(snakemake.input.labels)
+
+    def of_bases(paths: list[str]) -> pd.DataFrame:
+        return pd.concat([io.read_parquet(p).assign(base=Path(p).name.split(".")[0]) for p in paths])
+
+    paths = {Path(path).stem: path for path in snakemake.input.features}
+    # The stages read their rows from these files and no others.
+    read = {STAGES[split]: io.read_parquet(path, ["item_id"])["item_id"].tolist() for split, path in paths.items()}
+    report = audit_variable(
+        variable,
+        items=io.read_parquet(snakemake.input.corpus, ["item_id", "owner_id"]),
+        split_items=io.read_parquet(snakemake.input.split_items),
+        oof_records=of_bases(snakemake.input.records).rename(columns={"fold": "fold_predicted"}),
+        trained_on=of_bases(snakemake.input.trained_on),
+        labels={variable: labels},
+        salt=io.read_json(snakemake.input.settings)["salt"],
+        bases=BASES,
+        feature_columns=ALL,
+        features=io.read_parquet(paths["train"]),
+        records=read,
+    )
+    job.write_audit(report, snakemake)
+
+
+if __name__ == "__main__":
+    job.run(main, snakemake)

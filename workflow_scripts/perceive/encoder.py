@@ -1,0 +1,271 @@
+"""The sentence encoder: converted to OpenVINO once, and the same IR embeds for training and for serving."""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.util
+import logging
+import shutil
+import sqlite3
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from perceive.io import atomic_path, read_json, write_json
+from perceive.state import file_sha256
+
+if TYPE_CHECKING:
+    from openvino import CompiledModel
+
+log = logging.getLogger(__name__)
+
+MODEL_FILE, TOKENIZER_FILE, META_FILE = "model.xml", "tokenizer.json", "encoder.json"
+
+
+def resolve_model(model: str) -> Path:
+    """Folder of a sentence-transformers model named by path or by ``package:NAME``.
+
+    Raises
+    ------
+    FileNotFoundError
+        If there is no such folder or package; the message names the remedy.
+    """
+    if model.startswith("package:"):
+        name = model.removeprefix("package:")
+        spec = importlib.util.find_spec(name)
+        if spec is None or spec.origin is None:
+            raise FileNotFoundError(f"encoder package {name!r} is not installed; run `make env`")
+        folder = Path(spec.origin).parent / "model"
+    else:
+        folder = Path(model).expanduser()
+    if not (folder / "modules.json").exists():
+        raise FileNotFoundError(
+            f"{folder} is no sentence-transformers folder (it has no modules.json); correct encoders.*.model"
+        )
+    return folder
+
+
+def check_weights(folder: Path, expected: str | None) -> str:
+    """Sha256 of the folder's weights, checked against ``expected`` unless that is None.
+
+    Raises
+    ------
+    ValueError
+        If the weights are not the expected ones.
+    """
+    found = file_sha256(folder / "model.safetensors")
+    if expected is not None and found != expected:
+        raise ValueError(
+            f"{folder / 'model.safetensors'} has sha256 {found}, but the configuration expects {expected}; "
+            "reinstall the model, or correct encoders.*.sha256 if the change is meant"
+        )
+    return found
+
+
+def convert(folder: Path, output: Path, *, max_tokens: int, weights_sha256: str) -> None:
+    """Convert a sentence-transformers model (transformer, pooling, dense, normalisation) to OpenVINO IR.
+
+    Writes ``model.xml`` and ``.bin`` (fp32; inputs ``input_ids`` and ``attention_mask`` [batch, tokens] int64,
+    output ``embedding`` [batch, dimension]), ``tokenizer.json`` and ``encoder.json`` into ``output``.
+    """
+    import openvino as ov
+    import torch
+    from sentence_transformers import SentenceTransformer
+
+    source = SentenceTransformer(str(folder), device="cpu").eval()
+
+    class Embed(torch.nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.source = source
+
+        def forward(self, input_ids: torch.Tensor, attention_mask: torch.Tensor) -> torch.Tensor:
+            features = {"input_ids": input_ids, "attention_mask": attention_mask}
+            return self.source(features)["sentence_embedding"]
+
+    example = torch.ones(2, 8, dtype=torch.int64)
+    with torch.no_grad():
+        model = ov.convert_model(Embed(), example_input={"input_ids": example, "attention_mask": example})
+    model.outputs[0].tensor.set_names({"embedding"})
+    dimension = int(model.outputs[0].get_partial_shape()[1].get_length())
+    output.mkdir(parents=True, exist_ok=True)
+    work = output / ".convert.tmp"
+    shutil.rmtree(work, ignore_errors=True)
+    work.mkdir()
+    try:
+        ov.save_model(model, work / MODEL_FILE, compress_to_fp16=False)
+        for name in ("model.bin", MODEL_FILE):
+            (work / name).replace(output / name)
+    finally:
+        shutil.rmtree(work, ignore_errors=True)
+    with atomic_path(output / TOKENIZER_FILE) as temporary:
+        shutil.copyfile(folder / "tokenizer.json", temporary)
+    limit = min(max_tokens, int(source.max_seq_length or max_tokens))
+    write_json(
+        output / META_FILE,
+        {"dimension": dimension, "max_tokens": limit, "weights_sha256": weights_sha256, "pad_id": 0},
+    )
+
+
+class Encoder:
+    """Embeds texts with the IR.
+
+    Parameters
+    ----------
+    folder : Path
+        What `convert` wrote.
+    streams : int
+        Batches in flight at once.
+    """
+
+    TOKENS_PER_BATCH = 1024
+    """Padded tokens of a batch: long enough to fill the cores, short enough to stay in their caches."""
+
+    def __init__(self, folder: Path, *, streams: int = 2) -> None:
+        from tokenizers import Tokenizer
+
+        meta = read_json(folder / META_FILE)
+        self.dimension: int = meta["dimension"]
+        self.folder = folder
+        self.fingerprint = hashlib.sha256(f"{meta['weights_sha256']} {meta['max_tokens']}".encode()).hexdigest()
+        self._pad_id: int = meta["pad_id"]
+        self._streams = streams
+        self._compiled: CompiledModel | None = None
+        self._tokenizer = Tokenizer.from_file(str(folder / TOKENIZER_FILE))
+        self._tokenizer.no_padding()
+        self._tokenizer.enable_truncation(meta["max_tokens"])
+
+    def _compile(self) -> CompiledModel:
+        """Compile on first use, in fp32: the plugin's default of bf16 would cost accuracy."""
+        if self._compiled is None:
+            import openvino as ov
+
+            self._compiled = ov.Core().compile_model(
+                self.folder / MODEL_FILE,
+                "CPU",
+                {"INFERENCE_PRECISION_HINT": "f32", "NUM_STREAMS": self._streams, "INFERENCE_NUM_THREADS": 0},
+            )
+        return self._compiled
+
+    def embed(self, texts: Sequence[str]) -> np.ndarray:
+        """Embed texts.
+
+        Returns
+        -------
+        ndarray of shape (len(texts), dimension), float32
+            Rows in the order of ``texts``; equal texts give equal rows whatever else is in the batch, up to
+            float rounding.
+        """
+        import openvino as ov
+
+        out = np.zeros((len(texts), self.dimension), dtype=np.float32)
+        if not len(texts):
+            return out
+        ids = [encoding.ids for encoding in self._tokenizer.encode_batch_fast(list(texts))]
+        queue = ov.AsyncInferQueue(self._compile(), self._streams)
+
+        def store(request: ov.InferRequest, rows: list[int]) -> None:
+            out[rows] = request.get_output_tensor(0).data
+
+        queue.set_callback(store)
+        # Batches of texts of similar length: padding is work thrown away.
+        order = sorted(range(len(ids)), key=lambda row: len(ids[row]))
+        start, reported = 0, 0
+        while start < len(order):
+            width = 0
+            stop = start
+            while stop < len(order):
+                wider = -(-len(ids[order[stop]]) // 8) * 8
+                if stop > start and wider * (stop - start + 1) > self.TOKENS_PER_BATCH:
+                    break
+                width = wider
+                stop += 1
+            rows = order[start:stop]
+            tokens = np.full((len(rows), width), self._pad_id, dtype=np.int64)
+            mask = np.zeros((len(rows), width), dtype=np.int64)
+            for line, row in enumerate(rows):
+                tokens[line, : len(ids[row])] = ids[row]
+                mask[line, : len(ids[row])] = 1
+            queue.start_async({"input_ids": tokens, "attention_mask": mask}, rows)
+            start = stop
+            if start - reported >= 2000:
+                reported = start
+                log.info("embedded %d of %d texts", start, len(order))
+        queue.wait_all()
+        return out
+
+
+class EmbeddingCache:
+    """Embeddings by content, so that only new texts are embedded, whatever happens to ``results``' artifacts.
+
+    A SQLite file: its transactions survive a killed process. Keys are hashes: no text is stored.
+
+    Parameters
+    ----------
+    path : Path
+        The file; it is created where absent, and begun anew where damaged.
+    encoder : Encoder
+        Embeds what is missing. Embeddings of another encoder never match, since its fingerprint is in the key.
+    """
+
+    def __init__(self, path: Path, encoder: Encoder) -> None:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        self._encoder = encoder
+        try:
+            self._open(path)
+        except sqlite3.DatabaseError:
+            log.warning("%s is damaged and is begun anew; all texts are embedded again", path)
+            path.unlink()
+            self._open(path)
+
+    def _open(self, path: Path) -> None:
+        self._db = sqlite3.connect(path, timeout=60)
+        self._db.execute("PRAGMA quick_check")
+        self._db.execute("CREATE TABLE IF NOT EXISTS embedding (key BLOB PRIMARY KEY, vector BLOB NOT NULL)")
+
+    def _key(self, text: str) -> bytes:
+        return hashlib.sha256(f"{self._encoder.fingerprint}\0{text}".encode()).digest()[:20]
+
+    def embed(self, texts: Sequence[str], *, block: int = 4000) -> tuple[np.ndarray, int]:
+        """Embed texts through the cache.
+
+        Returns
+        -------
+        tuple of (ndarray of shape (len(texts), dimension), int)
+            The embeddings, and how many distinct texts had to be embedded.
+        """
+        out = np.zeros((len(texts), self._encoder.dimension), dtype=np.float32)
+        rows: dict[bytes, list[int]] = {}
+        for row, text in enumerate(texts):
+            rows.setdefault(self._key(text), []).append(row)
+        missing: list[bytes] = []
+        keys = list(rows)
+        for start in range(0, len(keys), 500):
+            part = keys[start : start + 500]
+            marks = ",".join("?" * len(part))
+            found = self._db.execute(f"SELECT key, vector FROM embedding WHERE key IN ({marks})", part)
+            known = {key: np.frombuffer(vector, dtype="<f4") for key, vector in found}
+            for key in part:
+                vector = known.get(key)
+                if vector is None or len(vector) != self._encoder.dimension:
+                    missing.append(key)
+                else:
+                    out[rows[key]] = vector
+        for start in range(0, len(missing), block):
+            part = missing[start : start + block]
+            vectors = self._encoder.embed([texts[rows[key][0]] for key in part])
+            with self._db:
+                self._db.executemany(
+                    "INSERT OR REPLACE INTO embedding VALUES (?, ?)",
+                    [(key, vector.astype("<f4").tobytes()) for key, vector in zip(part, vectors, strict=True)],
+                )
+            for key, vector in zip(part, vectors, strict=True):
+                out[rows[key]] = vector
+            log.info("embedded %d of %d new texts", start + len(part), len(missing))
+        return out, len(missing)
+
+    def close(self) -> None:
+        """Close the file."""
+        self._db.close()

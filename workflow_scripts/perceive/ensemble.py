@@ -1,0 +1,75 @@
+"""The assembled regression model of one variable: base models, blender, calibrator."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import lightgbm as lgb
+import numpy as np
+import pandas as pd
+from scipy.special import softmax
+
+from perceive.calibration import Calibrator
+from perceive.features.matrix import ALL, BASE_FEATURES
+
+
+@dataclass(frozen=True)
+class RegressionEnsemble:
+    """Base models over the 418 features and a blender over the context.
+
+    Attributes
+    ----------
+    bases : dict of str to Booster
+        In the order of the blender's outputs.
+    blender : Booster
+        Raw scores, one per base model.
+    calibrator : Calibrator or None
+        None before calibration.
+    """
+
+    bases: dict[str, lgb.Booster]
+    blender: lgb.Booster
+    calibrator: Calibrator | None = None
+
+    @classmethod
+    def load(
+        cls, models: Sequence[str | Path], blender: str | Path, calibrator: Calibrator | None = None
+    ) -> RegressionEnsemble:
+        """Read the model files; a base model's name is the name of its file's folder."""
+        bases = {Path(path).parent.name: lgb.Booster(model_file=str(path)) for path in models}
+        return cls(bases, lgb.Booster(model_file=str(blender)), calibrator)
+
+    def predict(self, features: np.ndarray, context: np.ndarray) -> pd.DataFrame:
+        """Predict.
+
+        Parameters
+        ----------
+        features : ndarray of shape (n, 418), float32
+            Columns as in `perceive.features.matrix.ALL`.
+        context : ndarray of shape (n, 9), float32
+
+        Returns
+        -------
+        DataFrame
+            One column per base model, ``alpha_<base>``, ``raw`` and, with a calibrator, ``calibrated``.
+        """
+        columns = {}
+        for name, booster in self.bases.items():
+            columns[name] = np.asarray(booster.predict(features[:, base_columns(name)]))
+        predictions = np.column_stack(list(columns.values()))
+        alpha = softmax(np.asarray(self.blender.predict(context, raw_score=True)).reshape(predictions.shape), axis=1)
+        frame = pd.DataFrame(columns)
+        for number, name in enumerate(self.bases):
+            frame[f"alpha_{name}"] = alpha[:, number]
+        frame["raw"] = (alpha * predictions).sum(axis=1)
+        if self.calibrator is not None:
+            frame["calibrated"] = self.calibrator.predict(frame["raw"].to_numpy())
+        return frame
+
+
+def base_columns(base: str) -> np.ndarray:
+    """Indices into the 418 features that a base model reads."""
+    index = {name: position for position, name in enumerate(ALL)}
+    return np.array([index[name] for name in BASE_FEATURES[base]])

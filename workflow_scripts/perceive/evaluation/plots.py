@@ -1,0 +1,316 @@
+"""Plots of the evaluation, at print quality and in colours that colour-blind readers can tell apart.
+
+Each function takes plain numbers, as :func:`perceive.evaluation.evaluate.evaluate_regression` returns them,
+and writes one picture, whose format follows the suffix (``.png`` at 150 dpi, ``.svg``, ``.pdf``), atomically.
+Equal input gives equal bytes.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import matplotlib
+import numpy as np
+import seaborn as sns
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
+from numpy.typing import ArrayLike
+
+from perceive.evaluation import METRIC_LABELS
+from perceive.evaluation.baselines import BASELINE_LABELS
+from perceive.evaluation.gates import Gate
+from perceive.evaluation.metrics import as_pair
+from perceive.io import atomic_path
+
+# Okabe and Ito's palette.
+BLUE, ORANGE, GREEN, SKY, GREY, BLACK = "#0072B2", "#D55E00", "#009E73", "#56B4E9", "#8C8C8C", "#222222"
+
+DPI = 150
+BASE_LABELS = {"lx": "lexical", "eb": "embedding", "tm": "temporal", "full": "all features, tuned"}
+COLUMN_LABELS = {
+    "length_bucket": "length",
+    "language": "language",
+    "category": "category",
+    "risk_level": "risk",
+}
+# More points than this hide one another, and a density says more.
+_SCATTER_ROWS = 3000
+
+PathLike = str | os.PathLike[str]
+
+
+@contextmanager
+def _figure(path: PathLike, width: float, height: float) -> Iterator[Figure]:
+    """A figure without pyplot's global state; written when the block ends without an error."""
+    style: dict[Any, Any] = {
+        "font.family": "DejaVu Sans",
+        "axes.spines.top": False,
+        "axes.spines.right": False,
+        "axes.titleweight": "bold",
+        "svg.hashsalt": "perceive",
+        "svg.fonttype": "none",
+    }
+    with matplotlib.rc_context(), sns.axes_style("ticks"), sns.plotting_context("paper", font_scale=1.1):
+        matplotlib.rcParams.update(style)
+        figure = Figure(figsize=(width, height), layout="constrained")
+        FigureCanvasAgg(figure)
+        yield figure
+        dated = {"Date": None} if Path(path).suffix == ".svg" else {}
+        with atomic_path(path) as temporary:
+            figure.savefig(temporary, dpi=DPI, metadata=dated, facecolor="white")
+
+
+def _title(figure: Figure, variable: str, what: str, n: int, owners: int | None = None) -> None:
+    counted = f"n = {n:,}" + (f", {owners:,} owners" if owners is not None else "")
+    figure.suptitle(f"{variable}: {what} ({counted})", fontweight="bold")
+
+
+def _number(value: float | None, digits: int = 3) -> str:
+    return "undefined" if value is None or not np.isfinite(value) else f"{value:.{digits}f}"
+
+
+def reliability_plot(
+    path: PathLike,
+    variable: str,
+    n: int,
+    reliability: Mapping[str, Sequence[Mapping[str, float]]],
+    metrics: Mapping[str, Mapping[str, Mapping[str, float | None]]] | None = None,
+) -> None:
+    """Mean observed over mean predicted value of each equal-mass bin, before and after calibration.
+
+    Parameters
+    ----------
+    reliability : mapping
+        Keys ``raw`` and ``calibrated``; each a list of ``{bin, n, predicted, observed}``.
+    metrics : mapping, optional
+        With the same keys: their ECE goes into the legend.
+    """
+    drawn = (
+        ("raw", "before calibration", ORANGE, "s", "white", "--"),
+        ("calibrated", "after calibration", BLUE, "o", BLUE, "-"),
+    )
+    with _figure(path, 5.2, 6.6) as figure:
+        top, bottom = figure.subplots(2, 1, sharex=True, height_ratios=[4.5, 1])
+        values = [b[key] for bins in reliability.values() for b in bins for key in ("predicted", "observed")]
+        low, high = _limits(values)
+        top.plot([low, high], [low, high], color=GREY, lw=1, ls=":", zorder=1, label="perfect calibration")
+        width = 0.008 * (high - low)
+        for (name, label, colour, marker, face, line), side in zip(drawn, (-1, 1), strict=True):
+            bins = reliability.get(name, [])
+            x = np.array([b["predicted"] for b in bins])
+            y = np.array([b["observed"] for b in bins])
+            if metrics is not None:
+                label += f" (ECE {_number(metrics[name]['ece']['value'])})"
+            top.plot(
+                x, y, color=colour, ls=line, marker=marker, mfc=face, ms=5.5, lw=1.4, label=label, zorder=3
+            )
+            counts = [b["n"] for b in bins]
+            bottom.bar(x + side * width / 2, counts, width=width, color=colour, linewidth=0)
+        top.set(xlim=(low, high), ylim=(low, high), ylabel="mean observed")
+        top.legend(frameon=False, loc="upper left")
+        bottom.set(xlabel="mean predicted", ylabel="rows in bin")
+        bottom.yaxis.set_major_locator(MaxNLocator(3, integer=True))
+        _title(figure, variable, "reliability", n)
+
+
+def _limits(values: Iterable[float]) -> tuple[float, float]:
+    """Limits inside -0.02..1.02 with a margin, at least .1 apart."""
+    known = np.array(list(values), dtype=np.float64)
+    if known.size == 0:
+        return 0.0, 1.0
+    low, high = float(known.min()), float(known.max())
+    margin = max(0.06 * (high - low), (0.1 - (high - low)) / 2)
+    return max(low - margin, -0.02), min(high + margin, 1.02)
+
+
+def residual_plot(path: PathLike, variable: str, observed: ArrayLike, predicted: ArrayLike) -> None:
+    """Predicted over observed values, and the distribution of the residuals (predicted - observed).
+
+    Above 3,000 rows the points become a density of hexagons.
+    """
+    o, p = as_pair(observed, predicted)
+    with _figure(path, 8.6, 4.2) as figure:
+        left, right = figure.subplots(1, 2, width_ratios=[1, 1])
+        left.plot([0, 1], [0, 1], color=BLACK, lw=1, ls=":", zorder=3)
+        if o.size > _SCATTER_ROWS:
+            hexes = left.hexbin(
+                o, p, gridsize=40, extent=(0, 1, 0, 1), mincnt=1, cmap="cividis", linewidths=0
+            )
+            figure.colorbar(hexes, ax=left, label="rows", shrink=0.8)
+        else:
+            alpha = float(np.clip(18 / max(np.sqrt(o.size), 1), 0.25, 0.9))
+            left.scatter(o, p, s=14, color=BLUE, alpha=alpha, linewidths=0)
+        left.set(xlim=(-0.02, 1.02), ylim=(-0.02, 1.02), xlabel="observed", ylabel="predicted")
+        left.set_box_aspect(1)
+
+        residual = p - o
+        if o.size:
+            reach = max(0.05, float(np.abs(residual).max()))
+            bins = int(np.clip(np.sqrt(o.size) * 1.5, 7, 60)) | 1
+            edges = np.linspace(-reach, reach, bins + 1)
+            right.hist(residual, bins=edges, color=SKY, edgecolor="white", linewidth=0.4)
+            mean, sd = float(residual.mean()), float(residual.std())
+            right.axvline(mean, color=ORANGE, lw=1.6, solid_capstyle="butt")
+            right.axvspan(mean - sd, mean + sd, color=ORANGE, alpha=0.12, lw=0)
+            right.set_xlim(-1.04 * reach, 1.04 * reach)
+            # adding 0. turns a rounded -0. into 0.
+            right.set_title(
+                f"mean {round(mean, 3) + 0.0:.3f} ± sd {sd:.3f}", color=ORANGE, fontweight="normal"
+            )
+        right.axvline(0, color=BLACK, lw=1, ls=":")
+        right.set(xlabel="residual (predicted - observed)", ylabel="rows")
+        right.yaxis.set_major_locator(MaxNLocator(6, integer=True))
+        _title(figure, variable, "predicted and observed", o.size)
+
+
+def slice_plot(
+    path: PathLike,
+    variable: str,
+    n: int,
+    overall: Mapping[str, Mapping[str, float | None]],
+    slices: Mapping[str, Mapping[str, Mapping[str, Any]]],
+    gates: Iterable[Gate] = (),
+    metric: str = "rmse",
+) -> None:
+    """A metric with its interval for each slice, the largest on top of its group, the whole split as a band.
+
+    Parameters
+    ----------
+    overall : mapping
+        The metrics of the whole split, ``{metric: {value, low, high}}``.
+    slices : mapping
+        ``{column: {level: {n, owners, metrics?}}}``; a level without metrics is shown as too small.
+    gates : iterable of Gate
+        Those of this variable and metric are drawn: across the plot, or at their slice.
+    """
+    rows: list[tuple[str, str, Mapping[str, Any]]] = []
+    for column, levels in slices.items():
+        measured = [(level, part) for level, part in levels.items() if _known(part, metric)]
+        measured.sort(key=lambda item: -item[1]["metrics"][metric]["value"])
+        small = [(level, part) for level, part in levels.items() if not _known(part, metric)]
+        rows += [(column, level, part) for level, part in measured + small]
+    columns = list(slices)
+    # half a row of space between the groups
+    places = [number + 0.7 * columns.index(column) for number, (column, _, _) in enumerate(rows)]
+    height = 1.7 + 0.27 * ((places[-1] + 1) if places else 1)
+    with _figure(path, 7.0, max(height, 2.4)) as figure:
+        axes: Axes = figure.subplots()
+        whole = overall[metric]
+        if whole["value"] is not None:
+            label = f"all rows ({_number(whole['value'])})"
+            axes.axvline(whole["value"], color=BLUE, lw=1.2, zorder=1, label=label)
+            if whole["low"] is not None and whole["high"] is not None:
+                axes.axvspan(whole["low"], whole["high"], color=BLUE, alpha=0.12, lw=0, zorder=0)
+        marked = False
+        for gate in gates:
+            if gate.variable != variable or gate.metric != metric:
+                continue
+            label = f"gate ({gate.op} {gate.threshold:g})" if gate.slice is None else "gate of the slice"
+            style: dict[str, Any] = {"color": ORANGE, "lw": 1.6, "ls": "--" if gate.slice is None else "-"}
+            if gate.slice is None:
+                axes.axvline(gate.threshold, **style, zorder=1, label=label)
+            for place, (column, level, _) in zip(places, rows, strict=True):
+                if gate.slice == f"{column}={level}":
+                    name = "_nolegend_" if marked else label
+                    axes.plot([gate.threshold] * 2, [place - 0.45, place + 0.45], **style, label=name)
+                    marked = True
+        for place, (_, _, part) in zip(places, rows, strict=True):
+            if not _known(part, metric):
+                axes.text(
+                    0.012, place, "too few rows or owners", color=GREY, va="center", fontsize="small",
+                    transform=axes.get_yaxis_transform(), zorder=5,
+                    bbox={"facecolor": "white", "edgecolor": "none", "pad": 0.8},
+                )  # fmt: skip
+                continue
+            numbers = part["metrics"][metric]
+            if numbers["low"] is not None and numbers["high"] is not None:
+                axes.plot([numbers["low"], numbers["high"]], [place] * 2, color=BLACK, lw=1.6, zorder=3)
+            axes.plot(numbers["value"], place, "o", color=BLACK, ms=5, zorder=4)
+        axes.set_yticks(places, [f"{_shown(level)}  (n={part['n']:,})" for _, level, part in rows])
+        for column in columns:
+            of = [place for place, (known, _, _) in zip(places, rows, strict=True) if known == column]
+            if of:
+                axes.text(
+                    1.015, (of[0] + of[-1]) / 2, COLUMN_LABELS.get(column, column), color=GREY, va="center",
+                    transform=axes.get_yaxis_transform(),
+                )  # fmt: skip
+        axes.set_ylim((places[-1] if places else 0) + 0.8, -0.8)
+        axes.tick_params(axis="y", length=0)
+        axes.grid(axis="x", lw=0.5, alpha=0.6)
+        axes.set_xlabel(f"{METRIC_LABELS[metric]} with 95 % interval over owners")
+        if axes.get_legend_handles_labels()[0]:
+            figure.legend(frameon=False, loc="outside lower center", ncols=3)
+        _title(figure, variable, f"{METRIC_LABELS[metric]} by slice", n)
+
+
+def _known(part: Mapping[str, Any], metric: str) -> bool:
+    return part.get("metrics", {}).get(metric, {}).get("value") is not None
+
+
+def _shown(level: str) -> str:
+    """A slice value short enough for an axis; ``$`` would start mathematics."""
+    text = str(level).replace("_", " ").replace("$", r"\$")
+    return text if len(text) <= 28 else text[:27] + "…"
+
+
+def baseline_plot(
+    path: PathLike,
+    variable: str,
+    n: int,
+    model: Mapping[str, Mapping[str, float | None]],
+    bases: Mapping[str, Mapping[str, Mapping[str, float | None]]],
+    baselines: Mapping[str, Mapping[str, Mapping[str, float | None]]],
+    owners: int | None = None,
+) -> None:
+    """RMSE and Pearson r, with intervals, of the calibrated model, its base models and the naive baselines.
+
+    Parameters
+    ----------
+    model : mapping
+        ``{metric: {value, low, high}}`` of the calibrated model.
+    bases, baselines : mapping
+        The same by name.
+    """
+    rows = [("Perceive", model, BLUE)]
+    rows += [(BASE_LABELS.get(name, name), numbers, SKY) for name, numbers in bases.items()]
+    rows += [(BASELINE_LABELS.get(name, name), numbers, GREY) for name, numbers in baselines.items()]
+    gaps = [0.0] + [0.5] * len(bases) + [1.0] * len(baselines)
+    places = np.arange(len(rows)) + np.array(gaps)
+    with _figure(path, 8.6, 1.3 + 0.31 * (places[-1] + 1)) as figure:
+        for axes, metric, better in zip(
+            figure.subplots(1, 2, sharey=True), ("rmse", "pearson"), ("lower", "higher"), strict=True
+        ):
+            # The numbers get a column of their own, right of the bars, clear of the intervals.
+            known = [
+                bound
+                for _, numbers, _ in rows
+                for bound in numbers[metric].values()
+                if bound is not None and np.isfinite(bound)
+            ]
+            left, right = min([0.0, *known]), max([1e-3, *known])
+            for place, (_, numbers, colour) in zip(places, rows, strict=True):
+                value, low, high = (numbers[metric][key] for key in ("value", "low", "high"))
+                if value is not None:
+                    axes.barh(place, value, height=0.72, color=colour, linewidth=0)
+                if low is not None and high is not None:
+                    axes.plot([low, high], [place] * 2, color=BLACK, lw=1.4, solid_capstyle="butt")
+                text = _number(value) if value is not None else "–"
+                axes.text(
+                    1.02, place, text, va="center", ha="left", fontsize="small",
+                    transform=axes.get_yaxis_transform(),
+                )  # fmt: skip
+            axes.set_xlim(left - (0.03 * (right - left) if left < 0 else 0.0), right + 0.03 * (right - left))
+            axes.axvline(0, color=BLACK, lw=0.8)
+            axes.set_xlabel(f"{METRIC_LABELS[metric]} ({better} is better)")
+            axes.set_yticks(places, [label for label, _, _ in rows])
+            axes.tick_params(axis="y", length=0)
+            axes.grid(axis="x", lw=0.5, alpha=0.6)
+            axes.set_axisbelow(True)
+            axes.set_ylim(places[-1] + 0.6, -0.6)
+        _title(figure, variable, "the model, its base models, and naive baselines", n, owners)

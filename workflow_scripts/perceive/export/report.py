@@ -1,0 +1,151 @@
+"""Export of one regression variable with its proofs: leaf equality, parity, latency."""
+
+from __future__ import annotations
+
+import logging
+import os
+import platform
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import lightgbm as lgb
+import numpy as np
+import openvino as ov
+
+from perceive.ensemble import RegressionEnsemble, base_columns
+from perceive.export.graph import (
+    EXACT_CONFIG,
+    build_variable_model,
+    latency,
+    leaf_equality,
+    lightgbm_predicts,
+    parity,
+    save_ir,
+)
+from perceive.export.trees import TreeEnsemble, adversarial_rows
+from perceive.features.matrix import ALL, CONTEXT
+
+log = logging.getLogger(__name__)
+
+BATCHES = (1, 8, 64, 512)
+
+
+class ExportError(RuntimeError):
+    """The exported model does not answer as the trained one does."""
+
+
+def _adversarial(
+    ensemble: RegressionEnsemble, features: np.ndarray, context: np.ndarray, rows: int, rng: np.random.Generator
+) -> tuple[np.ndarray, np.ndarray]:
+    """Rows at the thresholds of every base model and of the blender, ``rows`` in all at most."""
+    share = max(1, rows // (len(ensemble.bases) + 1))
+    hard_features, hard_context = [], []
+    for name, booster in ensemble.bases.items():
+        trees = TreeEnsemble.from_lightgbm(booster).on_columns(base_columns(name), features.shape[1])
+        hard_features.append(adversarial_rows(trees, features, rng, share))
+    hard_context.append(adversarial_rows(TreeEnsemble.from_lightgbm(ensemble.blender), context, rng, share))
+
+    def pair(hard: list[np.ndarray], ordinary: np.ndarray, total: int) -> np.ndarray:
+        filler = ordinary[rng.integers(0, len(ordinary), total - sum(map(len, hard)))]
+        return np.concatenate([*hard, filler])
+
+    total = sum(map(len, [*hard_features, *hard_context]))
+    return pair(hard_features, features, total), pair(hard_context, context, total)[::-1].copy()
+
+
+def export_variable(
+    variable: str,
+    ensemble: RegressionEnsemble,
+    features: np.ndarray,
+    context: np.ndarray,
+    path: str | Path,
+    settings: Mapping[str, Any],
+    *,
+    rng: np.random.Generator,
+) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Write the fp32 IR of a variable and prove it.
+
+    Parameters
+    ----------
+    variable : str
+    ensemble : RegressionEnsemble
+        With its calibrator.
+    features, context : ndarray of shape (n, 418) and (n, 9), float32
+        Ordinary rows for parity and latency, and the base of the adversarial ones.
+    path : str or Path
+        The ``.xml`` to write.
+    settings : mapping
+        The ``export`` slice of the configuration.
+    rng : Generator
+        Draws the adversarial rows.
+
+    Returns
+    -------
+    tuple of (dict, dict)
+        Contents of ``parity.json`` and ``latency.json``.
+
+    Raises
+    ------
+    ExportError
+        If a leaf differs from LightGBM's, or the answers differ by more than ``parity_rmse``.
+    """
+    if ensemble.calibrator is None:
+        raise ValueError("only a calibrated ensemble is exported")
+    bases: list[tuple[str, lgb.Booster, Any]] = [
+        (name, booster, base_columns(name)) for name, booster in ensemble.bases.items()
+    ]
+    calibrator = ensemble.calibrator
+    model = build_variable_model(variable, bases, ensemble.blender, calibrator.x, calibrator.y, ALL, CONTEXT)
+    save_ir(model, path)
+
+    def python_predict(features: np.ndarray, context: np.ndarray | None) -> np.ndarray:
+        assert context is not None
+        return ensemble.predict(features, context)["calibrated"].to_numpy()
+
+    hard = _adversarial(ensemble, features, context, settings["adversarial_rows"], rng)
+    leaves = leaf_equality(path, bases, ensemble.blender, *hard)
+    proof: dict[str, Any] = {
+        "variable": variable,
+        "precision": "fp32",
+        "leaf_equality": {"rows": len(hard[0]), **leaves},
+        "val": parity(path, python_predict, features, context),
+        "adversarial": parity(path, python_predict, *hard),
+        "limit_rmse": settings["parity_rmse"],
+        "bytes": sum(p.stat().st_size for p in (Path(path), Path(path).with_suffix(".bin"))),
+        "trees": {name: booster.num_trees() for name, booster in [*ensemble.bases.items(), ("blender", ensemble.blender)]},
+    }
+    wrong = [f"{name} {share:.4%}" for name, share in leaves.items() if share != 1]
+    if wrong:
+        raise ExportError(f"the IR of {variable} walks to other leaves than LightGBM: {', '.join(wrong)}")
+    for rows in ("val", "adversarial"):
+        if not proof[rows]["rmse"] <= settings["parity_rmse"]:
+            raise ExportError(f"the IR of {variable} differs from its models: RMSE {proof[rows]['rmse']:.2e} on {rows}")
+    log.info("%s: every leaf equal on %d adversarial rows, RMSE %.1e", variable, len(hard[0]), proof["val"]["rmse"])
+
+    timed = latency(
+        path,
+        features,
+        context,
+        batch_sizes=[size for size in BATCHES if size <= len(features)],
+        repeats=settings["latency_repeats"],
+        references={
+            "lightgbm": lightgbm_predicts(bases, ensemble.blender),
+            "lightgbm_one_thread": lightgbm_predicts(bases, ensemble.blender, num_threads=1),
+        },
+    )
+    core = ov.Core()
+    report = {
+        "variable": variable,
+        "precision": "fp32",
+        "scope": "features in, calibrated answer out; the trees, the blend and the calibrator, without the encoder",
+        "compile": EXACT_CONFIG,
+        "device": core.get_property("CPU", "FULL_DEVICE_NAME"),
+        "absent_devices": sorted({"GPU", "NPU"} - {name.split(".")[0] for name in core.available_devices}),
+        "cores": os.cpu_count(),
+        "platform": platform.platform(),
+        "openvino": ov.get_version(),
+        "lightgbm": lgb.__version__,
+        "batch": timed,
+    }
+    return proof, report

@@ -1,0 +1,110 @@
+"""What every script of the workflow does around its own work: logging, clear errors, dying with its parent."""
+
+from __future__ import annotations
+
+import ctypes
+import logging
+import os
+import signal
+import sys
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from perceive.io import write_json
+
+PR_SET_PDEATHSIG = 1
+log = logging.getLogger(__name__)
+
+
+def _ancestors(pid: int) -> list[int]:
+    """Process ids of the parent, its parent, ... up to the process group's or session's first Snakemake."""
+    found = []
+    while pid > 1:
+        try:
+            fields = Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()
+        except (OSError, IndexError):
+            break
+        pid = int(fields[1])
+        if pid > 1:
+            found.append(pid)
+    return found
+
+
+def die_with_parent() -> None:
+    """End this process when the workflow that started it is gone (Linux).
+
+    A killed Snakemake leaves its jobs running; they would write into the results of the next run. The kernel
+    signals the death of the direct parent (``prctl(PR_SET_PDEATHSIG)``). Snakemake may have put a shell in
+    between, which survives its own parent, so the grandparent is watched as well.
+    """
+    if not sys.platform.startswith("linux"):
+        return
+    parent = os.getppid()
+    ctypes.CDLL(None, use_errno=True).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+    if os.getppid() != parent:
+        os.kill(os.getpid(), signal.SIGKILL)
+    watched = _ancestors(os.getpid())[:2]
+
+    def watch() -> None:
+        while True:
+            time.sleep(0.5)
+            if _ancestors(os.getpid())[: len(watched)] != watched:
+                os.kill(os.getpid(), signal.SIGKILL)
+
+    threading.Thread(target=watch, daemon=True, name="watch-parent").start()
+
+
+def run(main: Callable[[Any], None], snakemake: Any) -> None:
+    """Run a script's ``main`` with its log file, and turn an error into one clear message.
+
+    The log file gets everything, with the traceback of an error; the terminal gets the progress and the
+    error's message alone.
+
+    Parameters
+    ----------
+    main : callable
+        Takes the ``snakemake`` object.
+    snakemake : object
+        With ``log`` (one file), ``rule``, ``input``, ``output``, ``wildcards``, ``threads``.
+    """
+    die_with_parent()
+    path = Path(str(snakemake.log[0]))
+    path.parent.mkdir(parents=True, exist_ok=True)
+    to_file = logging.FileHandler(path, mode="w", encoding="utf-8")
+    to_file.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
+    to_terminal = logging.StreamHandler(sys.stderr)
+    to_terminal.setFormatter(logging.Formatter(f"[{snakemake.rule}] %(message)s"))
+    logging.basicConfig(level=logging.INFO, handlers=[to_file, to_terminal], force=True)
+    logging.captureWarnings(True)
+    # Warnings of libraries are for the log file, not for the person who waits.
+    to_terminal.addFilter(lambda record: record.name != "py.warnings")
+    for noisy in ("matplotlib", "sentence_transformers", "transformers", "httpx", "nncf"):
+        logging.getLogger(noisy).setLevel(logging.ERROR)
+    started = time.monotonic()
+    try:
+        main(snakemake)
+    except Exception as error:
+        to_terminal.addFilter(lambda record: False)
+        log.exception("failed")
+        print(f"[{snakemake.rule}] {type(error).__name__}: {error}\n  (details: {path})", file=sys.stderr)
+        raise SystemExit(1) from None
+    to_terminal.addFilter(lambda record: False)
+    log.info("finished after %.1f s", time.monotonic() - started)
+
+
+def write_audit(report: Any, snakemake: Any) -> None:
+    """Store an audit and fail where it found a leak.
+
+    The copy beside the log stays when the job fails and Snakemake removes its outputs.
+    """
+    kept = Path(str(snakemake.log[0])).with_suffix(".json")
+    write_json(kept, report.to_dict())
+    report.raise_if_failed()
+    for check in report.checks:
+        if check.verdict == "waived":
+            log.warning("%s: %s is waived: %s", report.subject, check.name, check.explanation)
+    write_json(snakemake.output.audit, report.to_dict())
+    log.info("%s: no leak found (%d checks)", report.subject, len(report.checks))

@@ -1,0 +1,187 @@
+"""Digest files: what decides that a rule must run again.
+
+Snakemake compares the content of declared inputs, but an annotations file is read by every stage although
+each consumes only a part of it, and a script's imports are invisible to it. So each rule takes small *state
+files* as ordinary inputs and the annotations as ``ancient``:
+
+``state/config/<slice>.json``
+    the part of the configuration that the stage reads (its script reads it from this very file);
+``state/code/<script>.tsv``
+    hashes of the library modules that the script imports, directly or not, of the resources they read,
+    and of the lock file;
+``state/data/<part>.sha256``
+    a hash of exactly those columns of the accepted annotations that the readers of ``<part>`` consume.
+
+They are written while the Snakefile is parsed, in the main process only, and only where their content
+changes, so that a dry run is exact and nothing else is touched.
+"""
+
+from __future__ import annotations
+
+import ast
+import hashlib
+import json
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from perceive import io
+
+
+def file_sha256(path: Path) -> str:
+    """Hex sha256 of a file's content, read in blocks."""
+    digest = hashlib.sha256()
+    with open(path, "rb") as handle:
+        while block := handle.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()
+
+
+def imported_modules(source: Path, package_root: Path) -> set[Path]:
+    """Files of the package that ``source`` imports directly, by static analysis of its syntax tree.
+
+    Imports inside functions count. A module's parents (``__init__.py``) are imported with it.
+
+    Parameters
+    ----------
+    source : Path
+        A Python file.
+    package_root : Path
+        The folder of the package (its name is the package's name).
+    """
+    found: set[Path] = set()
+
+    def add(dotted: str) -> None:
+        parts = dotted.split(".")
+        if parts[0] != package_root.name:
+            return
+        base = package_root
+        if (base / "__init__.py").exists():
+            found.add(base / "__init__.py")
+        for part in parts[1:]:
+            if (base / f"{part}.py").exists():
+                found.add(base / f"{part}.py")
+                return
+            base = base / part
+            if not (base / "__init__.py").exists():
+                return
+            found.add(base / "__init__.py")
+
+    for node in ast.walk(ast.parse(source.read_text(encoding="utf-8"), filename=str(source))):
+        if isinstance(node, ast.Import):
+            for alias in node.names:
+                add(alias.name)
+        elif isinstance(node, ast.ImportFrom):
+            if node.level:
+                relative = source.parent
+                for _ in range(node.level - 1):
+                    relative = relative.parent
+                prefix = ".".join([package_root.name, *relative.relative_to(package_root).parts])
+                module = f"{prefix}.{node.module}" if node.module else prefix
+            else:
+                module = node.module or ""
+            add(module)
+            for alias in node.names:
+                add(f"{module}.{alias.name}")
+    return found
+
+
+def code_closure(script: Path, package_root: Path) -> list[Path]:
+    """All files of the package that ``script`` imports, directly or through others, sorted."""
+    done: set[Path] = set()
+    todo = imported_modules(script, package_root)
+    while todo:
+        module = todo.pop()
+        if module not in done:
+            done.add(module)
+            todo |= imported_modules(module, package_root) - done
+    return sorted(done)
+
+
+class StateWriter:
+    """Writes the state files of one run.
+
+    Parameters
+    ----------
+    results : Path
+        The results folder; the files lie under ``<results>/state``.
+    repository : Path
+        The folder of the Snakefile.
+    """
+
+    def __init__(self, results: Path, repository: Path) -> None:
+        self.folder = Path(results) / "state"
+        self.repository = Path(repository)
+        self._hashes: dict[Path, str] = {}
+
+    def _hash(self, path: Path) -> str:
+        if path not in self._hashes:
+            self._hashes[path] = file_sha256(path)
+        return self._hashes[path]
+
+    def write_config(self, slices: Mapping[str, Any]) -> None:
+        """Write one JSON file per slice of the configuration."""
+        for name, value in slices.items():
+            io.write_text_if_changed(self.folder / "config" / f"{name}.json", io.dumps(value))
+
+    def write_code(self, scripts: Mapping[str, Sequence[str]], lock: Path) -> None:
+        """Write one table of hashes per script.
+
+        Parameters
+        ----------
+        scripts : mapping of str to sequence of str
+            Script name (without ``.py``) to the resources (relative to the repository) that it reads.
+        lock : Path
+            The lock file of the environment.
+        """
+        package_root = self.repository / "workflow_scripts" / "perceive"
+        for name, resources in scripts.items():
+            paths = code_closure(package_root.parent / f"{name}.py", package_root)
+            for resource in resources:
+                path = self.repository / resource
+                paths += sorted(p for p in path.rglob("*") if p.is_file()) if path.is_dir() else [path]
+            rows = [f"{path.relative_to(self.repository)}\t{self._hash(path)}" for path in [*paths, lock]]
+            io.write_text_if_changed(self.folder / "code" / f"{name}.tsv", "\n".join(rows) + "\n")
+
+    def write_data(self, paths: Sequence[Path], key: Any, compute: Callable[[], Mapping[str, str]]) -> None:
+        """Write one hash per part of the annotations.
+
+        Parameters
+        ----------
+        paths : sequence of Path
+            The files that ``compute`` reads.
+        key : JSON value
+            What else decides the result (the configuration of the corpus, the reader's code).
+        compute : callable
+            Returns part name to hash. Called only if a file's path, size or mtime, or ``key``, differs from
+            the last call: the pass over a large corpus must not be paid on every parse.
+        """
+        stats = [(str(p), p.stat().st_size, p.stat().st_mtime_ns) for p in paths]
+        fingerprint = hashlib.sha256(json.dumps([stats, key], sort_keys=True).encode()).hexdigest()
+        cache = self.folder / "data.json"
+        try:
+            known = json.loads(cache.read_text(encoding="utf-8"))
+        except (FileNotFoundError, ValueError):
+            known = {}
+        if known.get("fingerprint") == fingerprint:
+            parts = known["parts"]
+        else:
+            parts = dict(compute())
+            io.write_json(cache, {"fingerprint": fingerprint, "parts": parts})
+        for name, digest in parts.items():
+            io.write_text_if_changed(self.folder / "data" / f"{name}.sha256", digest + "\n")
+
+    def write_ledger(self, ledger: Path, seen: Path) -> None:
+        """Note a ledger that someone edited.
+
+        The splits rule extends the ledger itself and records in ``seen`` the hash of the ledger as it left
+        it. Only a ledger that differs from that record is news to the rule.
+        """
+        current = file_sha256(ledger) if ledger.exists() else "absent"
+        left = seen.read_text(encoding="utf-8").strip() if seen.exists() else None
+        note = self.folder / "data" / "ledger.sha256"
+        serial, noted = note.read_text(encoding="utf-8").split() if note.exists() else ("0", None)
+        handled = note.exists() and seen.exists() and note.stat().st_mtime_ns <= seen.stat().st_mtime_ns
+        # The serial number tells apart two equal edits (the ledger deleted twice, say).
+        if noted is None or (current != left and (handled or noted != current)):
+            io.write_text(note, f"{int(serial) + 1} {current}\n")

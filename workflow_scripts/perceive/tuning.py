@@ -1,0 +1,262 @@
+"""Search for the hyperparameters of the full-feature model, over the folds of the training part.
+
+The study lies in an Optuna journal file, so that a killed search resumes where it was and several workers
+can share it. Proposals are seeded by the trial's number: a resumed search proposes what the uninterrupted
+one would have.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import lightgbm as lgb
+import numpy as np
+import optuna
+import pandas as pd
+from optuna.storages import JournalStorage
+from optuna.storages.journal import JournalFileBackend
+from optuna.trial import FrozenTrial, TrialState
+
+from perceive.models import dataset, lightgbm_parameters
+
+log = logging.getLogger(__name__)
+
+INTEGERS = ("num_leaves", "max_depth", "min_data_in_leaf")
+LOGARITHMIC = ("learning_rate", "num_leaves")
+
+
+@dataclass(frozen=True)
+class FoldData:
+    """Matrices of one fold: ``features`` [n, d] and ``target`` [n] to learn from, ``val_*`` to score on."""
+
+    features: np.ndarray
+    target: np.ndarray
+    val_features: np.ndarray
+    val_target: np.ndarray
+
+
+def suggest(trial: optuna.Trial, space: Mapping[str, Mapping[str, float]]) -> dict[str, Any]:
+    """Draw a trial's hyperparameters from ``space`` (name to low and high)."""
+    drawn: dict[str, Any] = {}
+    for name, limits in space.items():
+        log_scale = name in LOGARITHMIC
+        if name in INTEGERS:
+            drawn[name] = trial.suggest_int(name, int(limits["low"]), int(limits["high"]), log=log_scale)
+        else:
+            drawn[name] = trial.suggest_float(name, limits["low"], limits["high"], log=log_scale)
+    return drawn
+
+
+def best_round(curves: Sequence[Sequence[float]], sizes: Sequence[int]) -> tuple[int, float]:
+    """The one number of trees that serves all folds best.
+
+    Each fold's own best round would be chosen on the rows that it then predicts. One number for all, chosen
+    on the pooled error, is a hyperparameter like the others.
+
+    Parameters
+    ----------
+    curves : sequence of sequences
+        Squared error after each round, per fold; a shorter curve is continued by its last value.
+    sizes : sequence of int
+        Validation rows per fold: the weights.
+
+    Returns
+    -------
+    tuple of (int, float)
+        Number of trees (from 1) and the pooled RMSE there.
+    """
+    longest = max(len(curve) for curve in curves)
+    padded = np.array([np.pad(np.asarray(c, dtype=float), (0, longest - len(c)), mode="edge") for c in curves])
+    mean = np.average(padded, axis=0, weights=np.asarray(sizes, dtype=float))
+    index = int(np.argmin(mean))
+    return index + 1, float(np.sqrt(mean[index]))
+
+
+def stalled(trials: Sequence[FrozenTrial], patience: int, min_gain: float) -> bool:
+    """Whether the last ``patience`` finished trials brought no relative gain of ``min_gain`` over the best."""
+    best, since = np.inf, 0
+    for trial in sorted(trials, key=lambda t: t.number):
+        if trial.state == TrialState.COMPLETE and trial.value is not None and trial.value < best * (1 - min_gain):
+            best, since = trial.value, 0
+        elif trial.state in (TrialState.COMPLETE, TrialState.PRUNED):
+            since += 1
+    return since >= patience
+
+
+def choose(trials: Sequence[FrozenTrial], tolerance: float) -> FrozenTrial:
+    """Among the complete trials within ``tolerance`` of the best, the cheapest to serve: depth times trees.
+
+    Raises
+    ------
+    ValueError
+        If no trial is complete.
+    """
+    complete = [t for t in trials if t.state == TrialState.COMPLETE and t.value is not None]
+    if not complete:
+        raise ValueError("no trial of the study is complete; run again to resume it")
+    limit = min(t.value for t in complete if t.value is not None) * (1 + tolerance)
+    near = [t for t in complete if t.value is not None and t.value <= limit]
+    return min(near, key=lambda t: (t.user_attrs["cost"], t.value, t.number))
+
+
+def drop_partial_line(journal: Path) -> None:
+    """Cut off a last line that a killed process wrote only in part; Optuna would stumble over it."""
+    if not journal.exists():
+        return
+    with open(journal, "rb+") as handle:
+        content = handle.read()
+        keep = content.rfind(b"\n") + 1
+        if keep < len(content):
+            handle.truncate(keep)
+
+
+class Search:
+    """A resumable search.
+
+    Parameters
+    ----------
+    journal : Path
+        The study's journal file; a new one is begun where absent.
+    name : str
+        The study's name.
+    folds : sequence of FoldData
+        Pruning happens between folds.
+    names : sequence of str
+        Feature names.
+    settings : mapping
+        The ``tuning/<variable>`` slice of the configuration.
+    threads : int
+        Threads of each training.
+    """
+
+    def __init__(
+        self,
+        journal: Path,
+        name: str,
+        folds: Sequence[FoldData],
+        names: Sequence[str],
+        settings: Mapping[str, Any],
+        *,
+        threads: int,
+    ) -> None:
+        optuna.logging.set_verbosity(optuna.logging.WARNING)
+        journal.parent.mkdir(parents=True, exist_ok=True)
+        drop_partial_line(journal)
+        self._settings = settings
+        self._threads = threads
+        self._folds = folds
+        self._data: list[tuple[lgb.Dataset, lgb.Dataset]] = []
+        for fold in folds:
+            train = dataset(fold.features, fold.target, names, max_bin=settings["max_bin"])
+            val = lgb.Dataset(fold.val_features, fold.val_target, reference=train, free_raw_data=True)
+            self._data.append((train, val))
+        self.study = optuna.create_study(
+            storage=JournalStorage(JournalFileBackend(str(journal))),
+            study_name=name,
+            direction="minimize",
+            load_if_exists=True,
+            sampler=self._sampler(0),
+            pruner=optuna.pruners.MedianPruner(n_startup_trials=settings["pruning_startup"], n_warmup_steps=0),
+        )
+
+    def _sampler(self, number: int) -> optuna.samplers.BaseSampler:
+        return optuna.samplers.TPESampler(seed=self._settings["seed"] + number, multivariate=True, n_startup_trials=8)
+
+    def _train(self, fold: int, parameters: Mapping[str, Any]) -> list[float]:
+        """Squared error on the fold's validation rows after each round."""
+        train, val = self._data[fold]
+        curve: dict[str, dict[str, list[float]]] = {}
+        lgb.train(
+            {
+                **lightgbm_parameters(parameters, seed=self._settings["seed"], threads=self._threads),
+                "metric": "l2",
+            },
+            train,
+            num_boost_round=self._settings["max_trees"],
+            valid_sets=[val],
+            valid_names=["val"],
+            callbacks=[
+                lgb.early_stopping(self._settings["stopping_rounds"], verbose=False),
+                lgb.record_evaluation(curve),
+            ],
+        )
+        return curve["val"]["l2"]
+
+    def _objective(self, trial: optuna.Trial) -> float:
+        parameters = {**suggest(trial, self._settings["space"]), "max_bin": self._settings["max_bin"]}
+        curves: list[list[float]] = []
+        sizes: list[int] = []
+        rmse = np.inf
+        for number, fold in enumerate(self._folds):
+            curves.append(self._train(number, parameters))
+            sizes.append(len(fold.val_target))
+            trees, rmse = best_round(curves, sizes)
+            trial.set_user_attr("trees", trees)
+            trial.set_user_attr("cost", trees * parameters["max_depth"])
+            trial.report(rmse, number)
+            if number + 1 < len(self._folds) and trial.should_prune():
+                raise optuna.TrialPruned
+        return rmse
+
+    def finished(self) -> list[FrozenTrial]:
+        """Trials that count against the budget: complete or pruned."""
+        return self.study.get_trials(deepcopy=False, states=(TrialState.COMPLETE, TrialState.PRUNED))
+
+    def run(self) -> None:
+        """Run trials until the budget is spent or the search has stalled."""
+        # A killed worker leaves a trial that runs for ever; its place is taken by a new one.
+        for trial in self.study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
+            self.study.tell(trial.number, state=TrialState.FAIL)
+        budget, patience = self._settings["trials"], self._settings["patience"]
+        done = self.finished()
+        if done:
+            log.info("%s: resumed after %d trials", self.study.study_name, len(done))
+        while len(done) < budget and not stalled(done, patience, self._settings["min_gain"]):
+            self.study.sampler = self._sampler(len(done))
+            self.study.optimize(self._objective, n_trials=1)
+            done = self.finished()
+            last = done[-1]
+            value = "pruned" if last.state == TrialState.PRUNED else f"RMSE {last.value:.4f}"
+            best = min((t.value for t in done if t.value is not None and t.state == TrialState.COMPLETE), default=np.nan)
+            log.info("%s: trial %d of %d: %s (best %.4f)", self.study.study_name, len(done), budget, value, best)
+        if len(done) < budget:
+            log.info("%s: stopped after %d trials without a gain of %g", self.study.study_name, patience,
+                     self._settings["min_gain"])  # fmt: skip
+
+    def best(self) -> dict[str, Any]:
+        """The chosen trial as a JSON value: parameters, trees, RMSE, cost, and how the search went."""
+        done = self.finished()
+        chosen = choose(done, self._settings["tolerance"])
+        return {
+            "parameters": {**chosen.params, "max_bin": self._settings["max_bin"]},
+            "trees": chosen.user_attrs["trees"],
+            "rmse": chosen.value,
+            "best_rmse": min(t.value for t in done if t.state == TrialState.COMPLETE and t.value is not None),
+            "cost": chosen.user_attrs["cost"],
+            "trial": done.index(chosen),
+            "trials": len(done),
+            "pruned": sum(t.state == TrialState.PRUNED for t in done),
+            "budget": self._settings["trials"],
+            "stopped_early": len(done) < self._settings["trials"],
+        }
+
+    def table(self) -> pd.DataFrame:
+        """One row per finished trial: number, state, RMSE, trees, cost, folds run, and the parameters."""
+        return pd.DataFrame(
+            [
+                {
+                    "trial": number,
+                    "state": trial.state.name.lower(),
+                    "rmse": trial.value,
+                    "folds": len(trial.intermediate_values),
+                    "trees": trial.user_attrs.get("trees"),
+                    "cost": trial.user_attrs.get("cost"),
+                    **trial.params,
+                }
+                for number, trial in enumerate(self.finished())
+            ]
+        )
