@@ -113,7 +113,7 @@ if workflow.is_main_process:
         except CorpusError as error:
             raise WorkflowError(str(error)) from None
     else:
-        parts = ["items", "all", *(f"labels/{name}" for name in VARIABLES)]
+        parts = ["items", *(f"labels/{name}" for name in VARIABLES)]
         state.write_data([], ["synthetic", parts], lambda: dict.fromkeys(parts, "generated"))
 
 

@@ -454,6 +454,11 @@ def label_of_another_variable_by_value(world: World) -> None:
     world.features["emb_001"] = world.features["item_id"].map(values)
 
 
+def label_in_half_of_the_rows(world: World) -> None:
+    label_by_value(world)
+    world.features.loc[::2, "emb_001"] = np.nan
+
+
 def core_as_number(world: World) -> None:
     world.features["emb_001"] = world.labels["invoked"]["core"].map({"Sad": 3.0, "Happy": 1.0, "Angry": 2.0})
 
@@ -506,6 +511,7 @@ VARIABLE_LEAKS: list[tuple[Callable[[World], None], set[str]]] = [
     (label_scaled, {"label_among_features_by_value"}),
     (label_squared, {"label_among_features_by_value"}),
     (label_of_another_variable_by_value, {"label_among_features_by_value"}),
+    (label_in_half_of_the_rows, {"label_among_features_by_value"}),
     (core_as_number, {"label_among_features_by_value"}),
     (blend_on_val, {"blend_on_train_only", "blend_on_oof_only"}),
     (calibration_on_train, {"calibration_on_val_only"}),

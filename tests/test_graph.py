@@ -54,24 +54,39 @@ def test_the_graph_walks_to_lightgbms_leaves(model: tuple[lgb.Booster, np.ndarra
         np.testing.assert_array_equal(single([rows[row : row + 1]])["prediction"], ours[row : row + 1])
 
 
-@pytest.mark.parametrize("sizes", [(1, 2), (1000, 2), (2, 1000), (300, 900)])
-def test_many_and_deep_trees(sizes: tuple[int, int]) -> None:
+@pytest.mark.parametrize("sizes", [(1, 2), (1000, 2), (3, 1000)])
+def test_many_trees_and_many_leaves(sizes: tuple[int, int]) -> None:
     trees, leaves = sizes
     rng = np.random.default_rng(0)
     x = table(rng, 1500, 6)
-    # a chain: each split takes a few rows off one end, so that the depth is nearly the number of leaves
-    y = np.exp(np.argsort(np.argsort(x[:, 0])) / 40.0)
-    y /= y.max()
-    params = {
-        "verbose": -1,
-        "num_threads": 1,
-        "num_leaves": leaves,
-        "min_data_in_leaf": 1,
-        "learning_rate": 0.01,
+    params = {"verbose": -1, "num_threads": 1, "num_leaves": leaves, "min_data_in_leaf": 1}
+    check_exact(lgb.train(params, lgb.Dataset(x, target(rng, x), params=params), trees), x)
+
+
+def test_a_tree_that_is_one_long_chain() -> None:
+    depth = 300
+    fields = {
+        "num_leaves": [depth + 1],
+        "num_cat": [0],
+        "split_feature": [0] * depth,
+        "split_gain": [1] * depth,
+        "threshold": [repr(number / 10) for number in range(depth, 0, -1)],
+        "decision_type": [2 + 8 * (number % 2) for number in range(depth)],
+        "left_child": [*range(1, depth), -depth - 1],
+        "right_child": [-1 - number for number in range(depth)],
+        "leaf_value": [number / 100 for number in range(depth + 1)],
     }
-    booster = lgb.train(params, lgb.Dataset(x, y), trees if leaves < 900 else 3)
+    header = "tree\nversion=v4\nnum_class=1\nnum_tree_per_iteration=1\nlabel_index=0\nmax_feature_idx=0\n"
+    header += "objective=regression\nfeature_names=x\nfeature_infos=[0:30]\n"
+    tree = "\n".join(f"{name}={' '.join(map(str, values))}" for name, values in fields.items())
+    booster = lgb.Booster(model_str=f"{header}\nTree=0\n{tree}\nshrinkage=1\n\n\nend of trees\n")
+    assert TreeEnsemble.from_lightgbm(booster).depth.tolist() == [depth]
+    check_exact(booster, np.linspace(-1, 31, 500, dtype=np.float32)[:, None])
+
+
+def check_exact(booster: lgb.Booster, x: np.ndarray) -> None:
     ensemble = TreeEnsemble.from_lightgbm(booster)
-    rows = hard_rows(booster, x, 1_000)
+    rows = hard_rows(booster, x, 1_500)
     lowered = ensemble_model(ensemble)
     np.testing.assert_array_equal(graph_leaves(ensemble, lowered, rows), own_leaves(booster, rows))
     ours = predict(compile_exact(CORE, lowered), rows, output="prediction")[:, 0]

@@ -174,10 +174,8 @@ def test_unknown_language_and_unequal_lengths_are_named():
         ("hinglish", "dar nahi lagta, main khush hoon", "dar lagta hai"),
         ("hinglish", "accha laga", "bura laga"),
         ("en", "she is pretty and tall", "she is tall"),
-        ("en", "it was pretty bad", "it was bad and pretty bad"),
-        ("en", "it was bad. We left but it was good", "it was bad but then we left and it was good"),
-        ("en", "I was fed up", "I was fed, up early"),
-        ("hinglish", "sab aas pados ke the", "sab bura tha"),
+        ("en", "it was bad", "it was pretty bad"),
+        ("en", "it was bad but then it was good", "it was bad. We left but it was good"),
         ("hinglish", "accha hua, nahi toh kya hota", "accha nahi hua"),
         ("hinglish", "pehle bura tha lekin ab accha hai", "pehle accha tha lekin ab bura hai"),
     ],
@@ -261,9 +259,17 @@ def test_hindi_words_count_in_hinglish_only():
 
 
 def test_ordinary_hinglish_is_neutral():
-    text = "main kal subah ghar se office ja raha tha to log raste mein mile aur humne udhar kaam kia, lag bhag ek"
-    row = features(text, "hinglish")
-    assert not any(row[name] for name in FEATURES[:12])
+    text = (
+        "main subah ghar se office ja raha tha to log raste mein mile aur humne udhar kaam kia, lag bhag ek"
+    )
+    for neutral in (text, "aas pas po gt"):  # the second holds acronyms that VADER scores
+        row = features(neutral, "hinglish")
+        assert not any(row[name] for name in FEATURES[:12])
+
+
+def test_a_phrase_does_not_cross_a_clause():
+    assert features("I was fed up early")["anger"] == 1
+    assert features("I was fed, up early")["anger"] == 0
 
 
 def test_a_row_of_one_emoji_is_one_affect_word():
@@ -485,13 +491,11 @@ def test_beats_vader_on_human_annotations(corpus):
 
 
 def test_speed():
-    words = [
-        row[0].split()[0] for row in rows("english.tsv")
-    ] + "I was at the office and then we met again".split()
+    words = [row[0].split()[0] for row in rows("english.tsv")]
+    words += ("I", "was", "at", "the", "office", "and", "then", "we", "met", "again")
     random = np.random.default_rng(137)
     texts = [" ".join(random.choice(words, 15)) + "." for _ in range(2_000)]
     start = time.process_time()
     EXTRACTOR.transform(texts, ["hinglish"] * len(texts))
-    assert (
-        len(texts) / (time.process_time() - start) > 2_000
-    )  # about 15,000/s on an idle core; slack for a busy one
+    rate = len(texts) / (time.process_time() - start)
+    assert rate > 2_000  # 10,000 to 15,000 on an idle core; slack for a busy one

@@ -246,7 +246,7 @@ def test_input_of_another_type_or_width_is_an_error() -> None:
 
 @pytest.mark.parametrize("mode", range(3))
 def test_plain_onnxmltools_goes_wrong_where_this_does_not(mode: int) -> None:
-    """A second opinion, equal on ordinary rows unless zeros are missing; and why we do not go through ONNX."""
+    """A second opinion, equal on ordinary rows unless zeros are missing; and why not to go through ONNX."""
     import onnxmltools
     import onnxruntime
     from onnxmltools.convert.common.data_types import FloatTensorType

@@ -21,7 +21,9 @@ def main(snakemake: Snakemake) -> None:
 
     paths = {Path(path).stem: path for path in snakemake.input.features}
     # The stages read their rows from these files and no others.
-    read = {STAGES[split]: io.read_parquet(path, ["item_id"])["item_id"].tolist() for split, path in paths.items()}
+    read = {
+        STAGES[split]: io.read_parquet(path, ["item_id"])["item_id"].tolist() for split, path in paths.items()
+    }
     report = audit_variable(
         variable,
         items=io.read_parquet(snakemake.input.corpus, ["item_id", "owner_id"]),

@@ -52,7 +52,13 @@ def main(snakemake: Snakemake) -> None:
     plots.residual_plot(path["residuals"], variable, test["observed"], test["calibrated"])
     plots.slice_plot(path["slices"], variable, n, metrics["calibrated"], result["slices"])
     plots.baseline_plot(
-        path["baselines"], variable, n, metrics["calibrated"], result["bases"], result["baselines"], result["owners"]
+        path["baselines"],
+        variable,
+        n,
+        metrics["calibrated"],
+        result["bases"],
+        result["baselines"],
+        result["owners"],
     )
     io.write_json(snakemake.output.metrics, result)
 

@@ -3,7 +3,6 @@
 from pathlib import Path
 
 import numpy as np
-import pandas as pd
 from safetensors.numpy import save_file
 from snakemake.iocontainers import Snakemake
 
@@ -18,7 +17,12 @@ def main(snakemake: Snakemake) -> None:
     lexical = io.read_parquet(snakemake.input.lexical)
     embedding = io.read_parquet(snakemake.input.embedding)
     temporal = io.read_parquet(snakemake.input.temporal)
-    for name, frame in (("splits", split_items), ("lexical", lexical), ("embedding", embedding), ("temporal", temporal)):
+    for name, frame in (
+        ("splits", split_items),
+        ("lexical", lexical),
+        ("embedding", embedding),
+        ("temporal", temporal),
+    ):
         if not (frame["item_id"].to_numpy() == items["item_id"].to_numpy()).all():
             raise ValueError(f"the rows of {name} are not those of the items; delete it and run again")
     raw = embedding[[name for name in embedding.columns if name.startswith("emb_")]].to_numpy(np.float32)

@@ -14,8 +14,8 @@ def main(snakemake: Snakemake) -> None:
     variable = snakemake.wildcards.variable
     if not ingest_labels(settings, Path.cwd(), variable, snakemake.output.labels):
         raise ValueError(
-            f"the corpus {settings.name!r} has no label of {variable}; label some items, correct corpus.labels, "
-            "or take the variable out of `variables`"
+            f"the corpus {settings.name!r} has no label of {variable}; label some items, correct "
+            "corpus.labels, or take the variable out of `variables`"
         )
 
 

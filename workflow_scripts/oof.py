@@ -22,7 +22,13 @@ def main(snakemake: Snakemake) -> None:
 
     def fit_predict(features: np.ndarray, target: np.ndarray, held_out: np.ndarray) -> np.ndarray:
         booster = fit(
-            features, target, columns, parameters, trees=trees, seed=settings["seed"], threads=snakemake.threads
+            features,
+            target,
+            columns,
+            parameters,
+            trees=trees,
+            seed=settings["seed"],
+            threads=snakemake.threads,
         )
         return np.asarray(booster.predict(held_out))
 

@@ -36,7 +36,9 @@ def main(snakemake: Snakemake) -> None:
         "fold_items": assigned["fold"].value_counts().sort_index(),
     }
     summary = {name: {str(key): int(value) for key, value in part.items()} for name, part in counts.items()}
-    io.write_json(snakemake.output.summary, {**summary, "strata": report, "owners_in_ledger_before": len(previous)})
+    io.write_json(
+        snakemake.output.summary, {**summary, "strata": report, "owners_in_ledger_before": len(previous)}
+    )
     io.write_text(snakemake.output.ledger, file_sha256(Path(ledger)) + "\n")
 
 

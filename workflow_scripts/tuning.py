@@ -26,13 +26,12 @@ def main(snakemake: Snakemake) -> None:
         FoldData(*matrices(train), *matrices(val))
         for train, val in zip(snakemake.input.train, snakemake.input.val, strict=True)
     ]
-    # A journal is resumed only where everything that its trials read is the same: the inputs' content names it.
+    # A journal is resumed only where all that its trials read is the same: the inputs' content names it.
     inputs = sorted(str(path) for path in snakemake.input)
-    fingerprint = hashlib.sha256("".join(file_sha256(Path(path)) for path in inputs).encode()).hexdigest()[:16]
+    content = "".join(file_sha256(Path(path)) for path in inputs)
+    fingerprint = hashlib.sha256(content.encode()).hexdigest()[:16]
     journal = Path(snakemake.params.cache) / f"{fingerprint}.journal"
-    search = Search(
-        journal, snakemake.wildcards.variable, folds, ALL, settings, threads=snakemake.threads
-    )
+    search = Search(journal, snakemake.wildcards.variable, folds, ALL, settings, threads=snakemake.threads)
     search.run()
     with io.atomic_path(snakemake.output.trials) as temporary:
         search.table().to_csv(temporary, index=False)

@@ -338,8 +338,7 @@ def _owner_in_two_splits(
             len(crossing),
             tuple(hashed.owners(crossing)[:_MAX_EXAMPLES]),
             f"{len(crossing)} owners have items in the published test split and in another one "
-            f"({numbers} items); "
-            "the settings allow it",
+            f"({numbers} items); the settings allow it",
             "to forbid it, disallow the owner overlap: the items of test owners outside test are then "
             "excluded",
         )
@@ -449,8 +448,7 @@ def _embargo(used: pd.DataFrame, overlap: Check) -> Check:
         overlap.count,
         overlap.examples,
         f"{overlap.count} owners have items in two splits; {near} items outside test lie within "
-        f"{EMBARGO_DAYS} days "
-        "of a test item of their owner",
+        f"{EMBARGO_DAYS} days of a test item of their owner",
         overlap.remedy,
     )
 
@@ -632,7 +630,7 @@ def _label_by_value(
 
 def _same_numbers(matrix: pd.DataFrame, truth: pd.Series) -> list[str]:
     truth = truth.astype(np.float64)
-    if len(truth) < _MIN_ROWS or truth.nunique() < 2:
+    if truth.nunique() < 2:
         return []
     with np.errstate(all="ignore"):  # constant columns have no correlation
         pearson = matrix.corrwith(truth).abs()

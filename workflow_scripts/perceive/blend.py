@@ -82,7 +82,7 @@ def _train(
     rounds: int,
     threads: int,
 ) -> lgb.Booster:
-    """Boost ``rounds`` rounds from the best constant weights; those become part of the first trees' leaves."""
+    """Boost ``rounds`` rounds from the best constant weights; the first trees' leaves take those in."""
     k = predictions.shape[1]
     initial = constant_scores(predictions, target)
     parameters = {
@@ -171,7 +171,9 @@ def fit_blender(
         )
         for line, rounds in enumerate(candidates[1:], start=1):
             scores = booster.predict(context[held_out], raw_score=True, num_iteration=rounds)
-            squared[line, held_out] = (combine(np.asarray(scores), predictions[held_out]) - target[held_out]) ** 2
+            squared[line, held_out] = (
+                combine(np.asarray(scores), predictions[held_out]) - target[held_out]
+            ) ** 2
     rmse = np.sqrt(squared.mean(axis=1))
     # The fewest rounds of those that are as good as the best: fewer trees to serve, less to overfit.
     best = int(np.flatnonzero(rmse <= rmse.min() * (1 + 1e-4))[0])

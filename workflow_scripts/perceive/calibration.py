@@ -71,7 +71,9 @@ def fit_calibrator(raw: np.ndarray, observed: np.ndarray, settings: Mapping[str,
     """
     raw, observed = np.asarray(raw, dtype=np.float64), np.asarray(observed, dtype=np.float64)
     if not len(raw):
-        raise ValueError("no labelled validation rows: calibration needs at least one owner with labels in val")
+        raise ValueError(
+            "no labelled validation rows: calibration needs at least one owner with labels in val"
+        )
     if not (np.isfinite(raw).all() and np.isfinite(observed).all()):
         raise ValueError("calibration met a prediction or a label that is not finite")
     count = int(np.clip(len(raw) // settings["rows_per_knot"], 2, settings["max_knots"]))
@@ -93,7 +95,10 @@ def fit_calibrator(raw: np.ndarray, observed: np.ndarray, settings: Mapping[str,
     lower = np.r_[-np.inf, np.zeros(len(widths))]
     upper = np.r_[np.inf, np.full(len(widths), settings["max_slope"])]
     solution = lsq_linear(
-        np.vstack([design, pull]), np.r_[observed, pull[:, 1:].diagonal()], bounds=(lower, upper), method="bvls"
+        np.vstack([design, pull]),
+        np.r_[observed, pull[:, 1:].diagonal()],
+        bounds=(lower, upper),
+        method="bvls",
     ).x
     y = np.clip(solution[0] + np.r_[0.0, np.cumsum(np.clip(solution[1:], 0, None) * widths)], 0.0, 1.0)
     return Calibrator(knot.astype(np.float32), np.maximum.accumulate(y.astype(np.float32)))

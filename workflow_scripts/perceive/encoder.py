@@ -67,8 +67,8 @@ def check_weights(folder: Path, expected: str | None) -> str:
 def convert(folder: Path, output: Path, *, max_tokens: int, weights_sha256: str) -> None:
     """Convert a sentence-transformers model (transformer, pooling, dense, normalisation) to OpenVINO IR.
 
-    Writes ``model.xml`` and ``.bin`` (fp32; inputs ``input_ids`` and ``attention_mask`` [batch, tokens] int64,
-    output ``embedding`` [batch, dimension]), ``tokenizer.json`` and ``encoder.json`` into ``output``.
+    Writes ``model.xml`` and ``.bin`` (fp32; inputs ``input_ids`` and ``attention_mask`` [batch, tokens]
+    int64, output ``embedding`` [batch, dimension]), ``tokenizer.json`` and ``encoder.json`` into ``output``.
     """
     import openvino as ov
     import torch
@@ -129,7 +129,9 @@ class Encoder:
         meta = read_json(folder / META_FILE)
         self.dimension: int = meta["dimension"]
         self.folder = folder
-        self.fingerprint = hashlib.sha256(f"{meta['weights_sha256']} {meta['max_tokens']}".encode()).hexdigest()
+        self.fingerprint = hashlib.sha256(
+            f"{meta['weights_sha256']} {meta['max_tokens']}".encode()
+        ).hexdigest()
         self._pad_id: int = meta["pad_id"]
         self._streams = streams
         self._compiled: CompiledModel | None = None
@@ -207,7 +209,7 @@ class EmbeddingCache:
     path : Path
         The file; it is created where absent, and begun anew where damaged.
     encoder : Encoder
-        Embeds what is missing. Embeddings of another encoder never match, since its fingerprint is in the key.
+        Embeds what is missing. Embeddings of another encoder never match: its fingerprint is in the key.
     """
 
     def __init__(self, path: Path, encoder: Encoder) -> None:
@@ -259,7 +261,10 @@ class EmbeddingCache:
             with self._db:
                 self._db.executemany(
                     "INSERT OR REPLACE INTO embedding VALUES (?, ?)",
-                    [(key, vector.astype("<f4").tobytes()) for key, vector in zip(part, vectors, strict=True)],
+                    [
+                        (key, vector.astype("<f4").tobytes())
+                        for key, vector in zip(part, vectors, strict=True)
+                    ],
                 )
             for key, vector in zip(part, vectors, strict=True):
                 out[rows[key]] = vector

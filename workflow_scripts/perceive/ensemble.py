@@ -59,7 +59,9 @@ class RegressionEnsemble:
         for name, booster in self.bases.items():
             columns[name] = np.asarray(booster.predict(features[:, base_columns(name)]))
         predictions = np.column_stack(list(columns.values()))
-        alpha = softmax(np.asarray(self.blender.predict(context, raw_score=True)).reshape(predictions.shape), axis=1)
+        alpha = softmax(
+            np.asarray(self.blender.predict(context, raw_score=True)).reshape(predictions.shape), axis=1
+        )
         frame = pd.DataFrame(columns)
         for number, name in enumerate(self.bases):
             frame[f"alpha_{name}"] = alpha[:, number]
@@ -69,7 +71,7 @@ class RegressionEnsemble:
         return frame
 
 
-def base_columns(base: str) -> np.ndarray:
+def base_columns(base: str) -> list[int]:
     """Indices into the 418 features that a base model reads."""
     index = {name: position for position, name in enumerate(ALL)}
-    return np.array([index[name] for name in BASE_FEATURES[base]])
+    return [index[name] for name in BASE_FEATURES[base]]

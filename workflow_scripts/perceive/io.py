@@ -85,7 +85,9 @@ def read_json(path: PathLike) -> Any:
     try:
         return json.loads(Path(path).read_text(encoding="utf-8"))
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise ValueError(f"{path} is not valid JSON ({error}); delete it and run again to rebuild it") from error
+        raise ValueError(
+            f"{path} is not valid JSON ({error}); delete it and run again to rebuild it"
+        ) from error
 
 
 def write_parquet(path: PathLike, frame: pd.DataFrame) -> None:
@@ -110,7 +112,9 @@ def read_parquet(path: PathLike, columns: list[str] | None = None) -> pd.DataFra
     except (ArrowInvalid, OSError) as error:
         if isinstance(error, FileNotFoundError):
             raise
-        raise ValueError(f"{path} is not readable Parquet ({error}); delete it and run again to rebuild it") from error
+        raise ValueError(
+            f"{path} is not readable Parquet ({error}); delete it and run again to rebuild it"
+        ) from error
 
 
 def write_npy(path: PathLike, array: np.ndarray) -> None:

@@ -1,4 +1,4 @@
-"""What every script of the workflow does around its own work: logging, clear errors, dying with its parent."""
+"""What every script does around its own work: logging, clear errors, dying with its parent."""
 
 from __future__ import annotations
 

@@ -119,8 +119,8 @@ def read_ledger(
     try:
         lines = raw.decode("utf-8-sig").splitlines()
     except UnicodeDecodeError as error:
-        line = raw[: error.start].count(b"\n") + 1
-        raise LedgerError(f"ledger {path}, line {line}: not UTF-8; {_RESTORE}") from error
+        number = raw[: error.start].count(b"\n") + 1
+        raise LedgerError(f"ledger {path}, line {number}: not UTF-8; {_RESTORE}") from error
     header = _parse_header(path, lines[0] if lines else "")
     _check_settings(path, header, salt, shares, n_folds)
     if len(lines) < 2 or lines[1] != ",".join(LEDGER_COLUMNS):
@@ -129,21 +129,19 @@ def read_ledger(
         )
     rows: list[tuple[str, str, int | None]] = []
     seen: dict[str, int] = {}
-    for number, line in enumerate(lines[2:], start=3):
-        row = _parse_row(path, number, line, int(header["folds"]))
+    for number, text in enumerate(lines[2:], start=3):
+        row = _parse_row(path, number, text, int(header["folds"]))
         if row[0] in seen:
             raise LedgerError(
                 f"ledger {path}, line {number}: the owner of line {seen[row[0]]} again; {_RESTORE}, or "
-                "keep the "
-                "line that was there first and correct owners= in line 1"
+                "keep the line that was there first and correct owners= in line 1"
             )
         seen[row[0]] = number
         rows.append(row)
     if len(rows) != int(header["owners"]):
         raise LedgerError(
-            f"ledger {path}, line 1: announces {header['owners']} owners, but {len(rows)} follow: the "
-            "file was cut "
-            f"off or edited; {_RESTORE}, or, after merging two versions by hand, set owners={len(rows)}"
+            f"ledger {path}, line 1: announces {header['owners']} owners, but {len(rows)} follow: it was "
+            f"cut off or edited; {_RESTORE}, or, after merging two versions by hand, set owners={len(rows)}"
         )
     return _frame(rows)
 
@@ -199,8 +197,7 @@ def update_ledger(
         if moved:
             raise LedgerError(
                 f"{len(moved)} owner(s) would move to another split or fold, e.g. {sorted(moved)[:3]}; "
-                "assignments "
-                f"in {path} are final: run the splitting again, which reads the ledger first"
+                f"assignments in {path} are final: run the splitting again, which reads the ledger first"
             )
         if not new and path.exists():
             return current
@@ -230,8 +227,7 @@ def _parse_header(path: Path, line: str) -> dict[str, str]:
     if title != _TITLE or not {"version", "salt", "shares", "folds", "owners"} <= header.keys():
         raise LedgerError(
             f"ledger {path}, line 1: expected '{_TITLE}; version=...; salt=...; shares=...; folds=...; "
-            "owners=...'; "
-            f"{_RESTORE}, or delete it if no round has been split yet"
+            f"owners=...'; {_RESTORE}, or delete it if no round has been split yet"
         )
     if header["version"] != str(VERSION):
         raise LedgerError(f"ledger {path}, line 1: version {header['version']}, this release reads {VERSION}")
@@ -258,8 +254,7 @@ def _check_settings(
         raise LedgerError(
             f"ledger {path}, line 1: made with the shares {header['shares']}, configured are "
             f"{_format_shares(shares)}; configure the former, or write the new ones into line 1 (nobody "
-            "moves; new "
-            "owners are dealt towards the new shares)"
+            "moves; new owners are dealt towards the new shares)"
         )
 
 
@@ -318,8 +313,7 @@ def _serialise(ledger: pd.DataFrame, salt: str, shares: Sequence[float], n_folds
 
 @contextmanager
 def _locked(folder: Path) -> Iterator[None]:
-    # Two workflows may share a ledger; the lock is on the folder, so no lock file lies about under version
-    # control.
+    # Two workflows may share a ledger. Locking the folder leaves no lock file under version control.
     descriptor = os.open(folder, os.O_RDONLY)
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX)

@@ -66,7 +66,11 @@ def dataset(features: np.ndarray, target: np.ndarray, names: Sequence[str], *, m
     """
     parameters = {"max_bin": max_bin, "feature_pre_filter": False, "verbosity": -1}
     return lgb.Dataset(
-        features, np.asarray(target, dtype=np.float64), feature_name=list(names), params=parameters, free_raw_data=True
+        features,
+        np.asarray(target, dtype=np.float64),
+        feature_name=list(names),
+        params=parameters,
+        free_raw_data=True,
     )
 
 
@@ -89,7 +93,9 @@ def fit(
     """
     target = np.asarray(target, dtype=np.float64)
     if not len(target):
-        raise ValueError("no labelled training rows: at least one owner with labels must lie in the training part")
+        raise ValueError(
+            "no labelled training rows: at least one owner with labels must lie in the training part"
+        )
     if not np.isfinite(target).all():
         raise ValueError(f"{int((~np.isfinite(target)).sum())} training labels are not finite")
     data = dataset(features, target, names, max_bin=int(parameters["max_bin"]))

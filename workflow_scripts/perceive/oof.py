@@ -73,7 +73,9 @@ def out_of_fold(
     for fold in folds:
         known = fold.train["item_id"].isin(labels.index).to_numpy()
         if not known.any():
-            raise ValueError(f"fold {fold.number} has no labelled training row; use fewer folds or label more owners")
+            raise ValueError(
+                f"fold {fold.number} has no labelled training row; use fewer folds or label more owners"
+            )
         learn = fold.train.loc[known]
         rows = position.loc[fold.val["item_id"]].to_numpy()
         predictions[rows] = fit_predict(
@@ -82,8 +84,12 @@ def out_of_fold(
             fold.val[list(columns)].to_numpy(np.float32),
         )
         times[rows] += 1
-        records.append(pd.DataFrame({"item_id": fold.val["item_id"].to_numpy(), "fold": np.int8(fold.number)}))
+        records.append(
+            pd.DataFrame({"item_id": fold.val["item_id"].to_numpy(), "fold": np.int8(fold.number)})
+        )
         trained.append(pd.DataFrame({"fold": np.int8(fold.number), "item_id": learn["item_id"].to_numpy()}))
     if (times != 1).any():
         raise ValueError(f"{int((times != 1).sum())} training rows were not predicted exactly once")
-    return OutOfFold(predictions, pd.concat(records, ignore_index=True), pd.concat(trained, ignore_index=True))
+    return OutOfFold(
+        predictions, pd.concat(records, ignore_index=True), pd.concat(trained, ignore_index=True)
+    )

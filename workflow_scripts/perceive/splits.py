@@ -188,7 +188,7 @@ def _tercile(means: pd.Series) -> pd.Series:
 # --- owners ------------------------------
 
 
-def largest_remainder(n: int, shares: Sequence[float]) -> np.ndarray:
+def largest_remainder(n: int, shares: Sequence[float] | np.ndarray) -> np.ndarray:
     """Divide `n` into whole numbers as near to the shares as can be (Hamilton's method; ties: the first)."""
     exact = n * np.asarray(shares, dtype=float) / sum(shares)
     counts = np.floor(exact + 1e-9).astype(int)
@@ -249,8 +249,8 @@ def assign_owners(
     ValueError
         For shares that are no shares, fewer than two folds, or a published split without a test item.
     """
-    shares = np.asarray(shares, dtype=float)
-    if shares.shape != (3,) or (shares < 0).any() or shares[0] <= 0 or abs(shares.sum() - 1) > 1e-6:
+    parts = np.asarray(shares, dtype=float)
+    if parts.shape != (3,) or (parts < 0).any() or parts[0] <= 0 or abs(parts.sum() - 1) > 1e-6:
         raise ValueError(
             "shares must be three numbers for train, val and test, none negative, with the sum 1"
         )
@@ -271,7 +271,7 @@ def assign_owners(
                 fold[owner] = int(held[key][1])
     dealt = items
     if listed is not None:
-        shares = np.array([shares[0], shares[1], 0.0])
+        parts = np.array([parts[0], parts[1], 0.0])
         test_owners = set(items.loc[listed, "owner_id"])
         if allow_owner_overlap:
             test_owners -= set(items.loc[~listed, "owner_id"])
@@ -281,7 +281,7 @@ def assign_owners(
     dealt = dealt[~dealt["owner_id"].isin(split.keys())]
     if len(dealt):
         profile = owner_profile(dealt, _labels_of(dealt, strata_labels))
-        min_size = math.ceil(1 / shares[shares > 0].min() * shares.sum() - 1e-9)
+        min_size = math.ceil(1 / parts[parts > 0].min() * parts.sum() - 1e-9)
         strata, report = stratify(profile, max(min_size, 2))
         logger.info(
             "%d new owner(s) in %d strata of %s; %d of them in merged strata",
@@ -291,10 +291,10 @@ def assign_owners(
         # With a published split the test owners are given, and only train and val have places to fill.
         dealing = SPLITS if listed is None else SPLITS[:2]
         present = [sum(split[owner] == name for owner in split) for name in dealing]
-        codes = _deal(table, _places(present, len(table), shares[: len(dealing)]))
+        codes = _deal(table, _places(present, len(table), parts[: len(dealing)]))
         split |= {owner: dealing[code] for owner, code in zip(table["owner_id"], codes, strict=True)}
         table = table[[split[owner] == "train" for owner in table["owner_id"]]].reset_index(drop=True)
-        present = np.bincount([fold[owner] for owner in fold], minlength=n_folds)
+        present = np.bincount(list(fold.values()), minlength=n_folds).tolist()
         codes = _deal(table, _places(present, len(table), np.full(n_folds, 1 / n_folds)))
         fold |= {owner: int(code) for owner, code in zip(table["owner_id"], codes, strict=True)}
     return pd.DataFrame(
@@ -320,8 +320,7 @@ def published_test(items: pd.DataFrame, published: Published) -> np.ndarray | No
     if unknown:
         raise ValueError(
             f"split: {unknown} item(s) with a published split that is none of {', '.join(SPLITS)}; map "
-            "the corpus's "
-            "names to these in the column map"
+            "the corpus's names to these in the column map"
         )
     listed = (items["split"] == "test").to_numpy(dtype=bool, na_value=False)
     if not listed.any():
@@ -352,11 +351,10 @@ def _dealing_order(n_items: pd.Series, strata: pd.Series, seed: int) -> pd.DataF
     return table.sort_values(["stratum_rank", "block", "rank"], ignore_index=True)
 
 
-def _places(present: Sequence[int] | np.ndarray, n_new: int, shares: np.ndarray) -> np.ndarray:
+def _places(present: Sequence[int], n_new: int, shares: np.ndarray) -> np.ndarray:
     """Return how many of `n_new` owners go to each part, so that all come as near to the shares as they
     can."""
-    present = np.asarray(present, dtype=int)
-    lacking = largest_remainder(int(present.sum()) + n_new, shares) - present
+    lacking = largest_remainder(sum(present) + n_new, shares) - np.asarray(present, dtype=int)
     places = np.zeros_like(lacking)
     # One by one to the part that lacks most: where some part holds more than its share already, the others
     # bear

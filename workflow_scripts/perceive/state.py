@@ -153,7 +153,7 @@ class StateWriter:
         key : JSON value
             What else decides the result (the configuration of the corpus, the reader's code).
         compute : callable
-            Returns part name to hash. Called only if a file's path, size or mtime, or ``key``, differs from
+            Returns part name to hash; ``all`` is added, a hash of them all. Called only if a file's path, size or mtime, or ``key``, differs from
             the last call: the pass over a large corpus must not be paid on every parse.
         """
         stats = [(str(p), p.stat().st_size, p.stat().st_mtime_ns) for p in paths]
@@ -167,6 +167,7 @@ class StateWriter:
             parts = known["parts"]
         else:
             parts = dict(compute())
+            parts["all"] = hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
             io.write_json(cache, {"fingerprint": fingerprint, "parts": parts})
         for name, digest in parts.items():
             io.write_text_if_changed(self.folder / "data" / f"{name}.sha256", digest + "\n")

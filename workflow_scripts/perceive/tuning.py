@@ -70,17 +70,23 @@ def best_round(curves: Sequence[Sequence[float]], sizes: Sequence[int]) -> tuple
         Number of trees (from 1) and the pooled RMSE there.
     """
     longest = max(len(curve) for curve in curves)
-    padded = np.array([np.pad(np.asarray(c, dtype=float), (0, longest - len(c)), mode="edge") for c in curves])
+    padded = np.array(
+        [np.pad(np.asarray(c, dtype=float), (0, longest - len(c)), mode="edge") for c in curves]
+    )
     mean = np.average(padded, axis=0, weights=np.asarray(sizes, dtype=float))
     index = int(np.argmin(mean))
     return index + 1, float(np.sqrt(mean[index]))
 
 
 def stalled(trials: Sequence[FrozenTrial], patience: int, min_gain: float) -> bool:
-    """Whether the last ``patience`` finished trials brought no relative gain of ``min_gain`` over the best."""
+    """Whether the last ``patience`` finished trials brought no relative gain of ``min_gain``."""
     best, since = np.inf, 0
     for trial in sorted(trials, key=lambda t: t.number):
-        if trial.state == TrialState.COMPLETE and trial.value is not None and trial.value < best * (1 - min_gain):
+        if (
+            trial.state == TrialState.COMPLETE
+            and trial.value is not None
+            and trial.value < best * (1 - min_gain)
+        ):
             best, since = trial.value, 0
         elif trial.state in (TrialState.COMPLETE, TrialState.PRUNED):
             since += 1
@@ -160,11 +166,15 @@ class Search:
             direction="minimize",
             load_if_exists=True,
             sampler=self._sampler(0),
-            pruner=optuna.pruners.MedianPruner(n_startup_trials=settings["pruning_startup"], n_warmup_steps=0),
+            pruner=optuna.pruners.MedianPruner(
+                n_startup_trials=settings["pruning_startup"], n_warmup_steps=0
+            ),
         )
 
     def _sampler(self, number: int) -> optuna.samplers.BaseSampler:
-        return optuna.samplers.TPESampler(seed=self._settings["seed"] + number, multivariate=True, n_startup_trials=8)
+        return optuna.samplers.TPESampler(
+            seed=self._settings["seed"] + number, multivariate=True, n_startup_trials=8
+        )
 
     def _train(self, fold: int, parameters: Mapping[str, Any]) -> list[float]:
         """Squared error on the fold's validation rows after each round."""
@@ -221,8 +231,13 @@ class Search:
             done = self.finished()
             last = done[-1]
             value = "pruned" if last.state == TrialState.PRUNED else f"RMSE {last.value:.4f}"
-            best = min((t.value for t in done if t.value is not None and t.state == TrialState.COMPLETE), default=np.nan)
-            log.info("%s: trial %d of %d: %s (best %.4f)", self.study.study_name, len(done), budget, value, best)
+            best = min(
+                (t.value for t in done if t.value is not None and t.state == TrialState.COMPLETE),
+                default=np.nan,
+            )
+            log.info(
+                "%s: trial %d of %d: %s (best %.4f)", self.study.study_name, len(done), budget, value, best
+            )
         if len(done) < budget:
             log.info("%s: stopped after %d trials without a gain of %g", self.study.study_name, patience,
                      self._settings["min_gain"])  # fmt: skip

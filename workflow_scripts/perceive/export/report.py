@@ -36,7 +36,11 @@ class ExportError(RuntimeError):
 
 
 def _adversarial(
-    ensemble: RegressionEnsemble, features: np.ndarray, context: np.ndarray, rows: int, rng: np.random.Generator
+    ensemble: RegressionEnsemble,
+    features: np.ndarray,
+    context: np.ndarray,
+    rows: int,
+    rng: np.random.Generator,
 ) -> tuple[np.ndarray, np.ndarray]:
     """Rows at the thresholds of every base model and of the blender, ``rows`` in all at most."""
     share = max(1, rows // (len(ensemble.bases) + 1))
@@ -113,15 +117,22 @@ def export_variable(
         "adversarial": parity(path, python_predict, *hard),
         "limit_rmse": settings["parity_rmse"],
         "bytes": sum(p.stat().st_size for p in (Path(path), Path(path).with_suffix(".bin"))),
-        "trees": {name: booster.num_trees() for name, booster in [*ensemble.bases.items(), ("blender", ensemble.blender)]},
+        "trees": {
+            name: booster.num_trees()
+            for name, booster in [*ensemble.bases.items(), ("blender", ensemble.blender)]
+        },
     }
     wrong = [f"{name} {share:.4%}" for name, share in leaves.items() if share != 1]
     if wrong:
         raise ExportError(f"the IR of {variable} walks to other leaves than LightGBM: {', '.join(wrong)}")
     for rows in ("val", "adversarial"):
         if not proof[rows]["rmse"] <= settings["parity_rmse"]:
-            raise ExportError(f"the IR of {variable} differs from its models: RMSE {proof[rows]['rmse']:.2e} on {rows}")
-    log.info("%s: every leaf equal on %d adversarial rows, RMSE %.1e", variable, len(hard[0]), proof["val"]["rmse"])
+            raise ExportError(
+                f"the IR of {variable} differs from its models: RMSE {proof[rows]['rmse']:.2e} on {rows}"
+            )
+    log.info(
+        "%s: every leaf equal on %d adversarial rows, RMSE %.1e", variable, len(hard[0]), proof["val"]["rmse"]
+    )
 
     timed = latency(
         path,
@@ -138,7 +149,7 @@ def export_variable(
     report = {
         "variable": variable,
         "precision": "fp32",
-        "scope": "features in, calibrated answer out; the trees, the blend and the calibrator, without the encoder",
+        "scope": "features in, calibrated answer out: trees, blend and calibrator, without the encoder",
         "compile": EXACT_CONFIG,
         "device": core.get_property("CPU", "FULL_DEVICE_NAME"),
         "absent_devices": sorted({"GPU", "NPU"} - {name.split(".")[0] for name in core.available_devices}),

@@ -91,7 +91,9 @@ class Projection:
             rows = rows[:, ~np.isnan(rows).any(axis=0)]
             if rows.shape[1] <= EMBEDDING_DIMENSION:
                 continue
-            pca = PCA(min(EMBEDDING_DIMENSION, len(rows)), svd_solver="randomized", random_state=seed).fit(rows)
+            pca = PCA(min(EMBEDDING_DIMENSION, len(rows)), svd_solver="randomized", random_state=seed).fit(
+                rows
+            )
             matrix = np.zeros((EMBEDDING_DIMENSION, rows.shape[1]), dtype=np.float32)
             matrix[: len(pca.components_)] = pca.components_
             result.components[language] = matrix

@@ -1,0 +1,381 @@
+"""The real DAG on a small corpus: built once, killed once on the way, then asked what a change would rebuild."""
+
+from __future__ import annotations
+
+import collections
+import json
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import numpy as np
+import openvino as ov
+import pandas as pd
+import pytest
+import yaml
+from perceive.corpus.synthesize import generate, scaled, write_jsonl
+
+REPOSITORY = Path(__file__).resolve().parent.parent
+VARIABLES = ["valence", "arousal", "willingness"]
+SMALL = {
+    "corpus": {"name": "small", "annotations": ["annotations.jsonl"]},
+    "tuning": {
+        "trials": dict.fromkeys(VARIABLES, 3),
+        "max_trees": 30,
+        "space": {"num_leaves": {"low": 7, "high": 15}, "max_depth": {"low": 3, "high": 4}},
+    },
+    "models": {base: {"trees": 20, "num_leaves": 7} for base in ("lx", "eb", "tm")},
+    "blend": {"max_trees": 8, "min_data_in_leaf": 20},
+    "evaluation": {"bootstrap": 100},
+    "export": {"latency_repeats": 20, "adversarial_rows": 500},
+}
+
+
+class Project:
+    """A folder with annotations and a configuration, in which the workflow runs."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.annotations = folder / "annotations.jsonl"
+        self.results = folder / "results"
+
+    def configure(self, **changes: object) -> None:
+        (self.folder / "small.yaml").write_text(yaml.safe_dump({**SMALL, **changes}))
+
+    def command(self, *arguments: str) -> list[str]:
+        return [
+            sys.executable, "-m", "snakemake", "--snakefile", str(REPOSITORY / "Snakefile"),
+            "--directory", str(self.folder), "--cores", "2", *arguments,
+            "--configfile", str(self.folder / "small.yaml"),
+        ]  # fmt: skip
+
+    def run(self, *arguments: str, timeout: float = 600) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            self.command(*arguments), capture_output=True, text=True, timeout=timeout, cwd=self.folder
+        )
+
+    def start(self, *arguments: str) -> subprocess.Popen[bytes]:
+        log = open(self.folder / "killed.log", "wb")  # noqa: SIM115 (lives as long as the process)
+        return subprocess.Popen(self.command(*arguments), stdout=log, stderr=log, cwd=self.folder)
+
+    def planned(self, *arguments: str) -> dict[str, set[str]]:
+        """Rules that a dry run would run, with the variables (or other wildcards) that they would run for."""
+        done = self.run("--dry-run", "--quiet", "progress", *arguments)
+        assert done.returncode == 0, done.stdout + done.stderr
+        plan: dict[str, set[str]] = collections.defaultdict(set)
+        rule = ""
+        for line in (done.stdout + done.stderr).splitlines():
+            if match := re.match(r"(?:local)?rule (\w+):", line.strip()):
+                rule = match[1]
+                plan[rule] |= set()
+            elif match := re.match(r"wildcards: (.*)", line.strip()):
+                plan[rule].add(match[1])
+        plan.pop("all", None)
+        return dict(plan)
+
+    def records(self) -> list[dict]:
+        return [json.loads(line) for line in self.annotations.read_text().splitlines()]
+
+    def write(self, records: list[dict]) -> None:
+        self.annotations.write_text("".join(json.dumps(record) + "\n" for record in records))
+
+
+def wait_for(condition: Callable[[], bool], seconds: float, what: str) -> None:
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end, f"waited {seconds} s in vain for {what}"
+        time.sleep(0.05)
+
+
+def scripts_of(folder: Path) -> list[int]:
+    """Process ids of the workflow's scripts that run for ``folder``."""
+    found = []
+    for entry in Path("/proc").iterdir():
+        try:
+            if entry.name.isdigit() and os.readlink(entry / "cwd") == str(folder):
+                command = (entry / "cmdline").read_bytes()
+                if b".snakemake/scripts/" in command:
+                    found.append(int(entry.name))
+        except OSError:
+            continue
+    return found
+
+
+@pytest.fixture(scope="module")
+def project(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Project]:
+    folder = tmp_path_factory.mktemp("workflow").resolve()
+    made = Project(folder)
+    write_jsonl(made.annotations, generate(seed=5, **scaled(600, owners=90)))
+    lines = made.annotations.read_text().splitlines()
+    # One line that cannot be used, and one text that must never reach a log or a report.
+    record = json.loads(lines[0])
+    record["text"] = f"<script>alert('planted')</script> {record['text']}"
+    lines[0] = json.dumps(record)
+    made.annotations.write_text("\n".join([*lines, '{"owner_id": "nobody"}']) + "\n")
+    made.configure()
+
+    # The first run is killed in the middle of the tuning; the same command then finishes it.
+    killed = made.start("all")
+    journal = made.results / "cache" / "tuning"
+    wait_for(
+        lambda: killed.poll() is not None or any(journal.glob("*/*.journal")), 400, "the tuning to begin"
+    )
+    assert killed.poll() is None, (folder / "killed.log").read_text()
+    killed.send_signal(signal.SIGKILL)
+    killed.wait()
+    wait_for(lambda: not scripts_of(folder), 5, "the scripts of the killed run to die")
+    assert not (made.results / "acceptance.tsv").exists()
+    done = made.run("all")
+    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
+    made.output = done.stdout + done.stderr  # type: ignore[attr-defined]
+    yield made
+
+
+@pytest.fixture
+def unchanged(project: Project) -> Iterator[Project]:
+    """The project, put back as it was after the test."""
+    annotations, stat = project.annotations.read_bytes(), project.annotations.stat()
+    yield project
+    project.annotations.write_bytes(annotations)
+    os.utime(project.annotations, ns=(stat.st_atime_ns, stat.st_mtime_ns))
+    project.configure()
+    assert project.planned("all") == {}
+
+
+pytestmark = pytest.mark.workflow
+
+
+def test_every_variable_has_its_artifacts(project: Project) -> None:
+    for variable in VARIABLES:
+        for name in (
+            f"corpus/labels/{variable}.parquet", f"oof/{variable}/full.npy", f"tuning/{variable}/best.json",
+            f"models/{variable}/lx/model.txt", f"blend/{variable}/model.txt",
+            f"calibration/{variable}/calibrator.json", f"evaluation/{variable}/metrics.json",
+            f"evaluation/{variable}/reliability.png", f"export/{variable}/fp32/model.xml",
+            f"export/{variable}/fp32/model.bin", f"export/{variable}/parity.json",
+        ):  # fmt: skip
+            assert (project.results / name).stat().st_size > 0, name
+        proof = json.loads((project.results / f"export/{variable}/parity.json").read_text())
+        leaves = {name: share for name, share in proof["leaf_equality"].items() if name != "rows"}
+        assert set(leaves) == {"lx", "eb", "tm", "full", "blender"} and set(leaves.values()) == {1.0}
+        assert proof["val"]["rmse"] <= 1e-5
+    table = pd.read_csv(project.results / "acceptance.tsv", sep="\t")
+    assert list(table.columns[:7]) == ["variable", "gate", "threshold", "value", "low", "high", "verdict"]
+    assert set(table["variable"]) == set(VARIABLES)
+    assert "Acceptance on the test split" in project.output  # type: ignore[attr-defined]
+
+
+def test_the_exported_model_answers_as_the_evaluation_did(project: Project) -> None:
+    """The IR alone, fed with the stored features, repeats the stored predictions."""
+    from perceive.features.matrix import ALL, LEXICAL, context
+
+    features = pd.read_parquet(project.results / "features/folds/final/test.parquet")
+    items = pd.read_parquet(project.results / "corpus/items.parquet").set_index("item_id")
+    stored = pd.read_parquet(project.results / "evaluation/valence/predictions.parquet").set_index("item_id")
+    rows = items.loc[features["item_id"]]
+    config = {"INFERENCE_PRECISION_HINT": "f32"}
+    model = ov.Core().compile_model(project.results / "export/valence/fp32/model.xml", "CPU", config)
+    answers = model(
+        {
+            "features": features[list(ALL)].to_numpy(np.float32),
+            "context": context(rows, features[list(LEXICAL)]),
+        }
+    )["calibrated"][:, 0]
+    expected = stored.loc[features["item_id"], "calibrated"].to_numpy()
+    assert np.sqrt(np.mean((answers - expected) ** 2)) <= 1e-5
+    assert expected.std() > 0.01
+
+
+def test_owners_and_texts_stay_on_their_side(project: Project) -> None:
+    items = pd.read_parquet(project.results / "corpus/items.parquet")
+    split = pd.read_parquet(project.results / "splits/items.parquet")
+    merged = items.drop(columns="split").merge(split[["item_id", "split", "fold"]], on="item_id")
+    kept = merged[merged["split"] != "excluded"]
+    assert kept.groupby("owner_id")["split"].nunique().max() == 1
+    assert kept[kept["split"] == "train"].groupby("owner_id")["fold"].nunique().max() == 1
+    owners = pd.read_parquet(project.results / "splits/owners.parquet")["split"].value_counts()
+    # 70, 15 and 15 % of 90 owners are 63, 13.5 and 13.5.
+    assert owners["train"] == 63 and {owners["val"], owners["test"]} == {13, 14}
+    audit = json.loads((project.results / "splits/audit.json").read_text())
+    assert {check["verdict"] for check in audit["checks"]} == {"pass"}
+
+
+def test_rejected_lines_are_listed_with_their_reason(project: Project) -> None:
+    rejects = [json.loads(line) for line in (project.results / "corpus/rejects.jsonl").read_text().splitlines()]
+    assert [(reject["line"], reject["field"]) for reject in rejects] == [(601, "text")]
+    summary = json.loads((project.results / "corpus/summary.json").read_text())
+    assert (summary["accepted"], summary["rejected"]) == (600, 1)
+
+
+def test_no_text_and_no_owner_leaves_the_corpus_folder(project: Project) -> None:
+    records = project.records()[:-1]
+    texts = [record["text"][:60] for record in records]
+    owners = {record["owner_id"] for record in records}
+    searched = 0
+    for path in project.results.rglob("*"):
+        inside = path.relative_to(project.results).parts[0]
+        if path.suffix in {".log", ".json", ".tsv", ".csv", ".txt", ".xml", ".journal"} and inside != "corpus":
+            content = path.read_text(errors="replace")
+            searched += 1
+            assert not any(text in content for text in texts), path
+            assert not any(f'"{owner}"' in content for owner in owners), path
+    assert searched > 100
+    assert "<script>" not in project.output  # type: ignore[attr-defined]
+
+
+def test_nothing_can_run_code_on_load(project: Project) -> None:
+    allowed = {
+        ".parquet", ".json", ".jsonl", ".npy", ".txt", ".safetensors", ".xml", ".bin", ".tsv", ".csv", ".png",
+        ".log", ".journal", ".sqlite", ".sha256", "",
+    }  # fmt: skip
+    files = [path for path in project.results.rglob("*") if path.is_file()]
+    assert {path.suffix for path in files} <= allowed
+    for path in files:
+        with open(path, "rb") as handle:
+            start = handle.read(2)
+        assert start[:1] != b"\x80", f"{path} looks like a pickle"
+        if path.suffix == ".npy":
+            assert np.load(path, allow_pickle=False).dtype.kind == "f"
+
+
+def test_the_killed_run_left_nothing_half_written(project: Project) -> None:
+    assert not list(project.results.rglob("*.tmp*"))
+    study = (project.results / "tuning/valence/study.journal").read_text().splitlines()
+    assert all(json.loads(line) for line in study)
+    assert len(pd.read_csv(project.results / "tuning/valence/trials.csv")) == 3
+
+
+def test_a_second_call_does_nothing(project: Project) -> None:
+    assert project.planned("all") == {}
+    done = project.run("all")
+    assert done.returncode == 0 and "Nothing to be done" in done.stdout + done.stderr
+
+
+def test_a_touched_file_rebuilds_nothing(unchanged: Project) -> None:
+    os.utime(unchanged.annotations)
+    for path in unchanged.results.glob("corpus/*.parquet"):
+        os.utime(path)
+    assert unchanged.planned("all") == {}
+
+
+def test_lost_metadata_rebuilds_nothing(unchanged: Project) -> None:
+    shutil.move(unchanged.folder / ".snakemake", unchanged.folder / ".kept")
+    try:
+        assert unchanged.planned("all") == {}
+    finally:
+        shutil.rmtree(unchanged.folder / ".snakemake", ignore_errors=True)
+        shutil.move(unchanged.folder / ".kept", unchanged.folder / ".snakemake")
+
+
+CHAIN = {"labels", "tuning", "oof", "audit_oof", "models", "blend", "calibration", "evaluation", "export"}
+
+
+def test_a_corrected_label_rebuilds_its_variable_alone(unchanged: Project) -> None:
+    records = unchanged.records()
+    labels = records[3]["perception_labels"]
+    labels["valence"] = 0.9 if labels["valence"] < 0.5 else 0.1
+    unchanged.write(records)
+    plan = unchanged.planned("all")
+    assert set(plan) == CHAIN | {"summary", "acceptance"}
+    wildcards = {name for rule in CHAIN for name in plan[rule]}
+    assert all("variable=valence" in name for name in wildcards) and len(plan["oof"]) == 4
+    # A target builds its own chain, and this one is not affected.
+    assert unchanged.planned("arousal") == {}
+
+
+def test_a_new_item_rebuilds_what_must_see_it(unchanged: Project) -> None:
+    records = unchanged.records()
+    new = {**records[5], "item_id": "a-new-item", "text": "a quiet day at last, nothing to report"}
+    unchanged.write([*records[:-1], new, records[-1]])
+    plan = unchanged.planned("all")
+    assert "encoder" not in plan
+    assert {"items", "splits", "embedding", "folds", "evaluation"} <= set(plan)
+    assert {name for name in plan["labels"]} == {f"variable={name}" for name in VARIABLES}
+
+
+@pytest.mark.parametrize(
+    ("change", "rules"),
+    [
+        ({"gates": {"valence": ["rmse <= 0.5"]}}, {"acceptance"}),
+        ({"export": {**SMALL["export"], "adversarial_rows": 600}}, {"export"}),
+        ({"evaluation": {"bootstrap": 120}}, {"evaluation", "acceptance"}),
+        ({"calibration": {"max_knots": 5}}, {"calibration", "evaluation", "acceptance", "export"}),
+        ({"privacy": {"salt": "perceive"}}, set()),
+    ],
+    ids=["gate", "export", "evaluation", "calibration", "same value"],
+)  # fmt: skip
+def test_a_changed_setting_rebuilds_its_readers(unchanged: Project, change: dict, rules: set[str]) -> None:
+    unchanged.configure(**change)
+    assert set(unchanged.planned("all")) == rules
+
+
+def test_a_changed_gate_is_judged_again_without_training(unchanged: Project) -> None:
+    models = {path: path.stat().st_mtime_ns for path in unchanged.results.rglob("model.txt")}
+    unchanged.configure(gates={"valence": ["rmse <= 0.9"], "arousal": ["rmse <= 0.0001"], "willingness": []})
+    failed = unchanged.run("accept")
+    assert failed.returncode != 0 and "1 of 2 gates fail" in failed.stdout + failed.stderr
+    table = pd.read_csv(unchanged.results / "acceptance.tsv", sep="\t")
+    assert table.set_index("variable")["verdict"].to_dict() == {"valence": "pass", "arousal": "fail"}
+    assert models == {path: path.stat().st_mtime_ns for path in unchanged.results.rglob("model.txt")}
+    unchanged.configure()
+    assert unchanged.run("all").returncode == 0
+
+
+def test_a_planted_leak_fails_the_build(unchanged: Project) -> None:
+    path = unchanged.results / "splits/items.parquet"
+    kept, stat = path.read_bytes(), path.stat()
+    leaky = pd.read_parquet(path)
+    first = leaky.index[leaky["split"] == "train"][0]
+    leaky.loc[first, "split"], leaky.loc[first, "fold"] = "test", pd.NA
+    leaky.to_parquet(path, index=False)
+    done = unchanged.run("audit_splits", "--forcerun", "audit_splits")
+    output = done.stdout + done.stderr
+    path.write_bytes(kept)
+    os.utime(path, ns=(stat.st_atime_ns, stat.st_mtime_ns))
+    assert done.returncode != 0 and "LeakError" in output and "owner_in_two_splits" in output
+    assert unchanged.run("all").returncode == 0
+
+
+def test_a_second_run_at_once_is_refused(unchanged: Project) -> None:
+    first = unchanged.start("all", "--forcerun", "tuning")
+    log = unchanged.folder / "killed.log"
+    try:
+        wait_for(lambda: "Execute" in log.read_text() or first.poll() is not None, 60, "the first run")
+        second = unchanged.run("all", "--forcerun", "acceptance")
+        assert second.returncode != 0 and "another run is writing" in second.stdout + second.stderr
+    finally:
+        first.kill()
+        first.wait()
+    wait_for(lambda: not scripts_of(unchanged.folder), 5, "the scripts to die")
+    assert unchanged.run("all").returncode == 0
+
+
+def test_a_wrong_configuration_names_the_key_and_the_remedy(unchanged: Project) -> None:
+    unchanged.configure(tunning={"trials": 3})
+    done = unchanged.run("--dry-run", "all")
+    output = done.stdout + done.stderr
+    assert done.returncode != 0 and "tunning" in output and "did you mean 'tuning'" in output
+
+
+def test_a_missing_corpus_says_where_it_is_to_be_had(unchanged: Project) -> None:
+    corpus = {"name": "gone", "annotations": ["gone.jsonl"], "source": {"url": "https://example.org", "licence": "CC0"}}
+    unchanged.configure(corpus=corpus)
+    done = unchanged.run("--dry-run", "all")
+    output = done.stdout + done.stderr
+    assert done.returncode != 0
+    assert "gone.jsonl" in output and "https://example.org" in output and "CC0" in output
+
+
+def test_the_embedded_corpus_is_planned_without_annotations(unchanged: Project) -> None:
+    unchanged.configure(corpus={"name": "synthetic", "annotations": []}, results="elsewhere")
+    plan = unchanged.planned("all")
+    assert "synthesize" in plan and len(plan["oof"]) == 12
+    chain = unchanged.planned("valence")
+    assert all("variable=valence" in name for rule in CHAIN for name in chain[rule])
+    shutil.rmtree(unchanged.folder / "elsewhere")
