@@ -10,7 +10,7 @@ from snakemake.iocontainers import Snakemake
 from perceive import io, job
 from perceive.features.matrix import ALL
 from perceive.features.store import labelled, read_labels
-from perceive.state import file_sha256
+from perceive.io import file_sha256
 from perceive.tuning import FoldData, Search
 
 

@@ -13,8 +13,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from perceive.io import atomic_path, read_json, write_json
-from perceive.state import file_sha256
+from perceive.io import atomic_path, file_sha256, read_json, write_json
 
 if TYPE_CHECKING:
     from openvino import CompiledModel

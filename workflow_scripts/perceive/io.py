@@ -6,6 +6,7 @@ temporary file in the target's own folder, flushes it to disk and renames it (PO
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import uuid
@@ -38,6 +39,15 @@ def atomic_path(path: PathLike) -> Iterator[Path]:
         os.replace(temporary, target)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def file_sha256(path: PathLike) -> str:
+    """Hex sha256 of a file's content, read in blocks."""
+    digest = hashlib.sha256()
+    with open(path, "rb") as handle:
+        while block := handle.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()
 
 
 def write_text(path: PathLike, text: str) -> None:

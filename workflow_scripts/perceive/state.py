@@ -26,15 +26,7 @@ from pathlib import Path
 from typing import Any
 
 from perceive import io
-
-
-def file_sha256(path: Path) -> str:
-    """Hex sha256 of a file's content, read in blocks."""
-    digest = hashlib.sha256()
-    with open(path, "rb") as handle:
-        while block := handle.read(1 << 20):
-            digest.update(block)
-    return digest.hexdigest()
+from perceive.io import file_sha256
 
 
 def imported_modules(source: Path, package_root: Path) -> set[Path]:
