@@ -60,6 +60,7 @@ lock:  ## resolve envs/requirements.in anew into the lock file
 	  .venv-lock/bin/python -m pip freeze | sed 's/^torch==\([0-9.]*\)+.*/torch==\1/' \
 	  | grep -v '^nvidia-\|^triton=='; } > envs/requirements.lock
 	rm -rf .venv-lock
+	$(PYTHON) envs/make_environment.py
 
 clean:  ## remove results and the environment (never the ledgers)
 	rm -rf results/* .snakemake $(VENV)

@@ -9,7 +9,6 @@ The rules lie in rules/, one file a stage, in the order the data flows.
 """
 
 import fcntl
-import os
 import sys
 from pathlib import Path
 
@@ -24,10 +23,12 @@ configfile: f"{workflow.basedir}/config/config.yaml"
 
 REPOSITORY = Path(workflow.basedir)
 sys.path.insert(0, str(REPOSITORY / "workflow_scripts"))
-
 from perceive import config as configuration
 from perceive.corpus.reader import CorpusError, content_digests, input_files
+from perceive.job import lead_jobs
 from perceive.state import StateWriter
+
+lead_jobs()
 
 try:
     SETTINGS = configuration.validate(config)
@@ -76,16 +77,7 @@ SCRIPTS = {
 }
 
 
-def code(script):
-    return f"{RESULTS}/state/code/{script}.tsv"
-
-
-def settings(slice):
-    return f"{RESULTS}/state/config/{slice}.json"
-
-
-def data(part):
-    return f"{RESULTS}/state/data/{part}.sha256"
+include: "rules/common.smk"
 
 
 if SETTINGS.corpus.annotations:
@@ -167,4 +159,6 @@ onsuccess:
 
     acceptance = Path(RESULTS) / "acceptance.tsv"
     if acceptance.exists():
-        print(f"\n{summary_text(read_acceptance(acceptance))}\n\nResults: {RESULTS}/ (models: {RESULTS}/export/)\n")
+        print(
+            f"\n{summary_text(read_acceptance(acceptance))}\n\nResults: {RESULTS}/ (models: {RESULTS}/export/)\n"
+        )

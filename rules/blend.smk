@@ -2,8 +2,6 @@
 
 
 rule blend:
-    message:
-        "Blending the base models of {wildcards.variable}"
     input:
         corpus=f"{RESULTS}/corpus/items.parquet",
         split_items=f"{RESULTS}/splits/items.parquet",
@@ -21,5 +19,9 @@ rule blend:
         f"{RESULTS}/logs/blend/{{variable}}.log",
     benchmark:
         f"{RESULTS}/benchmarks/blend/{{variable}}.tsv"
+    conda:
+        "../envs/environment.yaml"
+    message:
+        "Blending the base models of {wildcards.variable}"
     script:
         "../workflow_scripts/blend.py"

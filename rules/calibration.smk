@@ -9,8 +9,6 @@ ENSEMBLE = {
 
 
 rule calibration:
-    message:
-        "Calibrating {wildcards.variable}"
     input:
         **ENSEMBLE,
         corpus=f"{RESULTS}/corpus/items.parquet",
@@ -24,5 +22,9 @@ rule calibration:
         f"{RESULTS}/logs/calibration/{{variable}}.log",
     benchmark:
         f"{RESULTS}/benchmarks/calibration/{{variable}}.tsv"
+    conda:
+        "../envs/environment.yaml"
+    message:
+        "Calibrating {wildcards.variable}"
     script:
         "../workflow_scripts/calibration.py"

@@ -4,8 +4,6 @@
 if not SETTINGS.corpus.annotations:
 
     rule synthesize:
-        message:
-            "Generating the embedded corpus"
         input:
             settings=settings("synthesize"),
             code=code("synthesize"),
@@ -16,13 +14,15 @@ if not SETTINGS.corpus.annotations:
             f"{RESULTS}/logs/synthesize.log",
         benchmark:
             f"{RESULTS}/benchmarks/synthesize.tsv"
+        conda:
+            "../envs/environment.yaml"
+        message:
+            "Generating the embedded corpus"
         script:
             "../workflow_scripts/synthesize.py"
 
 
 rule items:
-    message:
-        "Reading the annotated items"
     input:
         annotations=ANNOTATIONS,
         data=data("items"),
@@ -34,13 +34,15 @@ rule items:
         f"{RESULTS}/logs/items.log",
     benchmark:
         f"{RESULTS}/benchmarks/items.tsv"
+    conda:
+        "../envs/environment.yaml"
+    message:
+        "Reading the annotated items"
     script:
         "../workflow_scripts/items.py"
 
 
 rule labels:
-    message:
-        "Reading the labels of {wildcards.variable}"
     input:
         annotations=ANNOTATIONS,
         data=data("labels/{variable}"),
@@ -52,13 +54,15 @@ rule labels:
         f"{RESULTS}/logs/labels/{{variable}}.log",
     benchmark:
         f"{RESULTS}/benchmarks/labels/{{variable}}.tsv"
+    conda:
+        "../envs/environment.yaml"
+    message:
+        "Reading the labels of {wildcards.variable}"
     script:
         "../workflow_scripts/labels.py"
 
 
 rule summary:
-    message:
-        "Summing up the corpus and its rejected lines"
     input:
         annotations=ANNOTATIONS,
         data=data("all"),
@@ -71,5 +75,9 @@ rule summary:
         f"{RESULTS}/logs/summary.log",
     benchmark:
         f"{RESULTS}/benchmarks/summary.tsv"
+    conda:
+        "../envs/environment.yaml"
+    message:
+        "Summing up the corpus and its rejected lines"
     script:
         "../workflow_scripts/summary.py"

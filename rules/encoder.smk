@@ -2,8 +2,6 @@
 
 
 rule encoder:
-    message:
-        "Converting the {wildcards.language} sentence encoder to OpenVINO"
     input:
         settings=settings("encoder"),
         code=code("encoder"),
@@ -16,7 +14,11 @@ rule encoder:
         f"{RESULTS}/logs/encoder/{{language}}.log",
     benchmark:
         f"{RESULTS}/benchmarks/encoder/{{language}}.tsv"
+    conda:
+        "../envs/environment.yaml"
     resources:
         mem_mb=4000,
+    message:
+        "Converting the {wildcards.language} sentence encoder to OpenVINO"
     script:
         "../workflow_scripts/encoder.py"

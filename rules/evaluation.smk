@@ -2,8 +2,6 @@
 
 
 rule evaluation:
-    message:
-        "Evaluating {wildcards.variable} on the test split"
     input:
         **ENSEMBLE,
         calibrator=f"{RESULTS}/calibration/{{variable}}/calibrator.json",
@@ -21,13 +19,15 @@ rule evaluation:
         f"{RESULTS}/logs/evaluation/{{variable}}.log",
     benchmark:
         f"{RESULTS}/benchmarks/evaluation/{{variable}}.tsv"
+    conda:
+        "../envs/environment.yaml"
+    message:
+        "Evaluating {wildcards.variable} on the test split"
     script:
         "../workflow_scripts/evaluation.py"
 
 
 rule acceptance:
-    message:
-        "Judging the gates"
     input:
         metrics=expand(f"{RESULTS}/evaluation/{{variable}}/metrics.json", variable=VARIABLES),
         settings=settings("acceptance"),
@@ -38,16 +38,22 @@ rule acceptance:
         f"{RESULTS}/logs/acceptance.log",
     benchmark:
         f"{RESULTS}/benchmarks/acceptance.tsv"
+    conda:
+        "../envs/environment.yaml"
+    message:
+        "Judging the gates"
     script:
         "../workflow_scripts/acceptance.py"
 
 
 rule accept:
-    message:
-        "Requiring that no gate fails"
     input:
         table=f"{RESULTS}/acceptance.tsv",
     log:
         f"{RESULTS}/logs/accept.log",
+    conda:
+        "../envs/environment.yaml"
+    message:
+        "Requiring that no gate fails"
     script:
         "../workflow_scripts/accept.py"

@@ -2,8 +2,6 @@
 
 
 rule export:
-    message:
-        "Exporting {wildcards.variable} to OpenVINO"
     input:
         **ENSEMBLE,
         calibrator=f"{RESULTS}/calibration/{{variable}}/calibrator.json",
@@ -20,7 +18,11 @@ rule export:
         f"{RESULTS}/logs/export/{{variable}}.log",
     benchmark:
         f"{RESULTS}/benchmarks/export/{{variable}}.tsv"
+    conda:
+        "../envs/environment.yaml"
     resources:
         mem_mb=2000,
+    message:
+        "Exporting {wildcards.variable} to OpenVINO"
     script:
         "../workflow_scripts/export.py"

@@ -2,8 +2,6 @@
 
 
 rule lexical:
-    message:
-        "Counting words of feeling"
     input:
         corpus=f"{RESULTS}/corpus/items.parquet",
         settings=settings("lexical"),
@@ -14,13 +12,15 @@ rule lexical:
         f"{RESULTS}/logs/lexical.log",
     benchmark:
         f"{RESULTS}/benchmarks/lexical.tsv"
+    conda:
+        "../envs/environment.yaml"
+    message:
+        "Counting words of feeling"
     script:
         "../workflow_scripts/lexical.py"
 
 
 rule embedding:
-    message:
-        "Embedding the texts (known ones come from the cache)"
     input:
         corpus=f"{RESULTS}/corpus/items.parquet",
         encoders=expand(
@@ -30,24 +30,26 @@ rule embedding:
         code=code("embedding"),
     output:
         features=f"{RESULTS}/features/embedding.parquet",
-    params:
-        # Embeddings by content; no output, so that a rebuild embeds only new texts.
-        cache=f"{RESULTS}/cache/embeddings.sqlite",
     log:
         f"{RESULTS}/logs/embedding.log",
     benchmark:
         f"{RESULTS}/benchmarks/embedding.tsv"
+    priority: 20
+    conda:
+        "../envs/environment.yaml"
     threads: workflow.cores or 1
     resources:
         mem_mb=4000,
-    priority: 20
+    params:
+        # Embeddings by content; no output, so that a rebuild embeds only new texts.
+        cache=f"{RESULTS}/cache/embeddings.sqlite",
+    message:
+        "Embedding the texts (known ones come from the cache)"
     script:
         "../workflow_scripts/embedding.py"
 
 
 rule temporal:
-    message:
-        "Describing each owner's timeline"
     input:
         corpus=f"{RESULTS}/corpus/items.parquet",
         lexical=f"{RESULTS}/features/lexical.parquet",
@@ -58,13 +60,15 @@ rule temporal:
         f"{RESULTS}/logs/temporal.log",
     benchmark:
         f"{RESULTS}/benchmarks/temporal.tsv"
+    conda:
+        "../envs/environment.yaml"
+    message:
+        "Describing each owner's timeline"
     script:
         "../workflow_scripts/temporal.py"
 
 
 rule folds:
-    message:
-        "Laying out the features of each fold"
     input:
         corpus=f"{RESULTS}/corpus/items.parquet",
         split_items=f"{RESULTS}/splits/items.parquet",
@@ -83,7 +87,11 @@ rule folds:
         f"{RESULTS}/logs/folds.log",
     benchmark:
         f"{RESULTS}/benchmarks/folds.tsv"
+    conda:
+        "../envs/environment.yaml"
     resources:
         mem_mb=2000,
+    message:
+        "Laying out the features of each fold"
     script:
         "../workflow_scripts/folds.py"

@@ -2,8 +2,6 @@
 
 
 rule models:
-    message:
-        "Training {wildcards.base} of {wildcards.variable}"
     input:
         features=f"{RESULTS}/features/folds/final/train.parquet",
         labels=f"{RESULTS}/corpus/labels/{{variable}}.parquet",
@@ -17,5 +15,9 @@ rule models:
         f"{RESULTS}/logs/models/{{variable}}/{{base}}.log",
     benchmark:
         f"{RESULTS}/benchmarks/models/{{variable}}/{{base}}.tsv"
+    conda:
+        "../envs/environment.yaml"
+    message:
+        "Training {wildcards.base} of {wildcards.variable}"
     script:
         "../workflow_scripts/models.py"

@@ -1,17 +1,7 @@
 # Out-of-fold predictions of the base models, and the proof that they are.
 
 
-def base_settings(wildcards):
-    return settings(f"models/{wildcards.base}")
-
-
-def tuned(wildcards):
-    return f"{RESULTS}/tuning/{wildcards.variable}/best.json" if wildcards.base == "full" else []
-
-
 rule oof:
-    message:
-        "Predicting {wildcards.variable} out of fold by {wildcards.base}"
     input:
         split_items=f"{RESULTS}/splits/items.parquet",
         train=expand(f"{RESULTS}/features/folds/{{fold}}/train.parquet", fold=FOLDS),
@@ -28,18 +18,23 @@ rule oof:
         f"{RESULTS}/logs/oof/{{variable}}/{{base}}.log",
     benchmark:
         f"{RESULTS}/benchmarks/oof/{{variable}}/{{base}}.tsv"
+    conda:
+        "../envs/environment.yaml"
+    message:
+        "Predicting {wildcards.variable} out of fold by {wildcards.base}"
     script:
         "../workflow_scripts/oof.py"
 
 
 rule audit_oof:
-    message:
-        "Searching the models of {wildcards.variable} for leaks"
     input:
         corpus=f"{RESULTS}/corpus/items.parquet",
         split_items=f"{RESULTS}/splits/items.parquet",
         labels=f"{RESULTS}/corpus/labels/{{variable}}.parquet",
         features=expand(f"{RESULTS}/features/folds/final/{{split}}.parquet", split=["train", "val", "test"]),
+        fold_features=expand(
+            f"{RESULTS}/features/folds/{{fold}}/{{part}}.parquet", fold=FOLDS, part=["train", "val"]
+        ),
         settings=settings("splits"),
         records=expand(f"{RESULTS}/oof/{{{{variable}}}}/{{base}}.records.parquet", base=BASES),
         trained_on=expand(f"{RESULTS}/oof/{{{{variable}}}}/{{base}}.trained_on.parquet", base=BASES),
@@ -50,5 +45,9 @@ rule audit_oof:
         f"{RESULTS}/logs/audit_oof/{{variable}}.log",
     benchmark:
         f"{RESULTS}/benchmarks/audit_oof/{{variable}}.tsv"
+    conda:
+        "../envs/environment.yaml"
+    message:
+        "Searching the models of {wildcards.variable} for leaks"
     script:
         "../workflow_scripts/audit_oof.py"

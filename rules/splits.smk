@@ -2,8 +2,6 @@
 
 
 rule splits:
-    message:
-        "Assigning owners to splits and folds"
     input:
         corpus=f"{RESULTS}/corpus/items.parquet",
         # Labels enter the strata only when an owner is first assigned: a corrected label is no reason to
@@ -23,13 +21,15 @@ rule splits:
         f"{RESULTS}/logs/splits.log",
     benchmark:
         f"{RESULTS}/benchmarks/splits.tsv"
+    conda:
+        "../envs/environment.yaml"
+    message:
+        "Assigning owners to splits and folds"
     script:
         "../workflow_scripts/splits.py"
 
 
 rule audit_splits:
-    message:
-        "Searching the splits for leaks"
     input:
         corpus=f"{RESULTS}/corpus/items.parquet",
         owners=f"{RESULTS}/splits/owners.parquet",
@@ -43,5 +43,9 @@ rule audit_splits:
         f"{RESULTS}/logs/audit_splits.log",
     benchmark:
         f"{RESULTS}/benchmarks/audit_splits.tsv"
+    conda:
+        "../envs/environment.yaml"
+    message:
+        "Searching the splits for leaks"
     script:
         "../workflow_scripts/audit_splits.py"

@@ -19,15 +19,19 @@ def main(snakemake: Snakemake) -> None:
     def of_bases(paths: list[str]) -> pd.DataFrame:
         return pd.concat([io.read_parquet(p).assign(base=Path(p).name.split(".")[0]) for p in paths])
 
+    def ids(path: str) -> set[str]:
+        return set(io.read_parquet(path, ["item_id"])["item_id"])
+
+    split_items = io.read_parquet(snakemake.input.split_items)
     paths = {Path(path).stem: path for path in snakemake.input.features}
-    # The stages read their rows from these files and no others.
-    read = {
-        STAGES[split]: io.read_parquet(path, ["item_id"])["item_id"].tolist() for split, path in paths.items()
-    }
+    # Each stage reads its rows from these files and no others.
+    read = {STAGES[split]: ids(path) for split, path in paths.items()}
+    read["tuning"] = set().union(*map(ids, snakemake.input.fold_features))
+    read["blend"] = set(split_items.loc[split_items["split"] == "train", "item_id"]) & set(labels["item_id"])
     report = audit_variable(
         variable,
         items=io.read_parquet(snakemake.input.corpus, ["item_id", "owner_id"]),
-        split_items=io.read_parquet(snakemake.input.split_items),
+        split_items=split_items,
         oof_records=of_bases(snakemake.input.records).rename(columns={"fold": "fold_predicted"}),
         trained_on=of_bases(snakemake.input.trained_on),
         labels={variable: labels},

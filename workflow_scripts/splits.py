@@ -5,9 +5,9 @@ from pathlib import Path
 from snakemake.iocontainers import Snakemake
 
 from perceive import io, job
+from perceive.io import file_sha256
 from perceive.ledger import read_ledger, update_ledger
 from perceive.splits import assign_owners, owner_profile, split_items, stratify
-from perceive.io import file_sha256
 
 
 def main(snakemake: Snakemake) -> None:

@@ -113,10 +113,10 @@ def _train(
     )
     booster = lgb.train(parameters, data, num_boost_round=max(rounds, 1))
     leaves = booster.trees_to_dataframe().query("tree_index < @k and split_feature.isna()")
-    for leaf in leaves.itertuples():
-        number = int(str(leaf.node_index).split("-L")[1]) if "-L" in str(leaf.node_index) else 0
-        learned = leaf.value if rounds else 0.0
-        booster.set_leaf_output(int(leaf.tree_index), number, float(learned + initial[int(leaf.tree_index)]))
+    for tree, node, value in leaves[["tree_index", "node_index", "value"]].to_numpy():
+        number = int(node.partition("-L")[2] or 0)
+        learned = value if rounds else 0.0
+        booster.set_leaf_output(tree, number, learned + initial[tree])
     return booster
 
 
@@ -151,7 +151,14 @@ def fit_blender(
     tuple of (Booster, dict)
         The blender (raw scores [n, k], all of it in the model file), and facts: rounds, cross-validated RMSE
         by rounds, of the best base, of constant weights.
+
+    Raises
+    ------
+    ValueError
+        If a value is not finite, or all rows lie in one fold.
     """
+    if not (np.isfinite(predictions).all() and np.isfinite(target).all()):
+        raise ValueError("the blender met a prediction or a label that is not finite")
     varies = bool((context != context[:1]).any())
     most = settings["max_trees"] if varies else 0
     candidates = list(range(0, most + 1, max(1, most // 12)))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import importlib.util
+import json
 import logging
 import shutil
 import sqlite3
@@ -46,18 +47,39 @@ def resolve_model(model: str) -> Path:
     return folder
 
 
+def _transformer_folder(folder: Path) -> Path:
+    """Where the first module of a sentence-transformers model, its transformer, lies."""
+    return folder / str(read_json(folder / "modules.json")[0]["path"])
+
+
+def source_sha256(folder: Path) -> str:
+    """Sha256 over all that decides a model's embeddings: weights, vocabulary and settings of every module."""
+    kinds = {".json", ".safetensors", ".txt", ".model"}
+    files = sorted(path for path in folder.rglob("*") if path.is_file() and path.suffix in kinds)
+    rows = [f"{path.relative_to(folder).as_posix()} {file_sha256(path)}" for path in files]
+    return hashlib.sha256("\n".join(rows).encode()).hexdigest()
+
+
 def check_weights(folder: Path, expected: str | None) -> str:
     """Sha256 of the folder's weights, checked against ``expected`` unless that is None.
 
     Raises
     ------
+    FileNotFoundError
+        If there are no weights in the safetensors format.
     ValueError
         If the weights are not the expected ones.
     """
-    found = file_sha256(folder / "model.safetensors")
+    weights = _transformer_folder(folder) / "model.safetensors"
+    if not weights.exists():
+        raise FileNotFoundError(
+            f"{weights} is missing: only weights in the safetensors format are read, since a pickled "
+            "model could run code; save the model anew with sentence-transformers"
+        )
+    found = file_sha256(weights)
     if expected is not None and found != expected:
         raise ValueError(
-            f"{folder / 'model.safetensors'} has sha256 {found}, but the configuration expects {expected}; "
+            f"{weights} has sha256 {found}, but the configuration expects {expected}; "
             "reinstall the model, or correct encoders.*.sha256 if the change is meant"
         )
     return found
@@ -99,12 +121,19 @@ def convert(folder: Path, output: Path, *, max_tokens: int, weights_sha256: str)
             (work / name).replace(output / name)
     finally:
         shutil.rmtree(work, ignore_errors=True)
+    # Not the folder's tokenizer.json: sentence-transformers adapts the tokenizer to its own settings.
     with atomic_path(output / TOKENIZER_FILE) as temporary:
-        shutil.copyfile(folder / "tokenizer.json", temporary)
+        source.tokenizer.backend_tokenizer.save(str(temporary))
     limit = min(max_tokens, int(source.max_seq_length or max_tokens))
     write_json(
         output / META_FILE,
-        {"dimension": dimension, "max_tokens": limit, "weights_sha256": weights_sha256, "pad_id": 0},
+        {
+            "dimension": dimension,
+            "max_tokens": limit,
+            "pad_id": source.tokenizer.pad_token_id or 0,
+            "weights_sha256": weights_sha256,
+            "source_sha256": source_sha256(folder),
+        },
     )
 
 
@@ -128,9 +157,8 @@ class Encoder:
         meta = read_json(folder / META_FILE)
         self.dimension: int = meta["dimension"]
         self.folder = folder
-        self.fingerprint = hashlib.sha256(
-            f"{meta['weights_sha256']} {meta['max_tokens']}".encode()
-        ).hexdigest()
+        self.fingerprint = hashlib.sha256(json.dumps(meta, sort_keys=True).encode()).hexdigest()
+        self._max_tokens: int = meta["max_tokens"]
         self._pad_id: int = meta["pad_id"]
         self._streams = streams
         self._compiled: CompiledModel | None = None
@@ -178,7 +206,8 @@ class Encoder:
             width = 0
             stop = start
             while stop < len(order):
-                wider = -(-len(ids[order[stop]]) // 8) * 8
+                # Never beyond the longest input: there are no positions for more.
+                wider = min(-(-len(ids[order[stop]]) // 8) * 8, self._max_tokens)
                 if stop > start and wider * (stop - start + 1) > self.TOKENS_PER_BATCH:
                     break
                 width = wider
@@ -215,16 +244,25 @@ class EmbeddingCache:
         path.parent.mkdir(parents=True, exist_ok=True)
         self._encoder = encoder
         try:
-            self._open(path)
+            self._db = self._open(path)
+        except sqlite3.OperationalError:
+            raise  # locked, or the disk is full: the file itself is sound
         except sqlite3.DatabaseError:
             log.warning("%s is damaged and is begun anew; all texts are embedded again", path)
-            path.unlink()
-            self._open(path)
+            for name in (path.name, f"{path.name}-journal"):
+                path.with_name(name).unlink(missing_ok=True)
+            self._db = self._open(path)
 
-    def _open(self, path: Path) -> None:
-        self._db = sqlite3.connect(path, timeout=60)
-        self._db.execute("PRAGMA quick_check")
-        self._db.execute("CREATE TABLE IF NOT EXISTS embedding (key BLOB PRIMARY KEY, vector BLOB NOT NULL)")
+    def _open(self, path: Path) -> sqlite3.Connection:
+        db = sqlite3.connect(path, timeout=60)
+        try:
+            if db.execute("PRAGMA quick_check(1)").fetchone()[0] != "ok":
+                raise sqlite3.DatabaseError("damaged")
+            db.execute("CREATE TABLE IF NOT EXISTS embedding (key BLOB PRIMARY KEY, vector BLOB NOT NULL)")
+        except BaseException:
+            db.close()
+            raise
+        return db
 
     def _key(self, text: str) -> bytes:
         return hashlib.sha256(f"{self._encoder.fingerprint}\0{text}".encode()).digest()[:20]

@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import re
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -27,11 +28,14 @@ def atomic_path(path: PathLike) -> Iterator[Path]:
     """Yield a temporary path beside ``path`` that takes its name when the block ends without an error.
 
     The temporary name keeps the suffix, since some writers choose their format by it. On an error the
-    temporary file is removed and the former content of ``path`` stays as it was.
+    temporary file is removed and the former content of ``path`` stays as it was. What a killed process left
+    is removed by the next writer.
     """
     target = Path(path)
     target.parent.mkdir(parents=True, exist_ok=True)
-    temporary = target.with_name(f".{target.stem}.{uuid.uuid4().hex[:8]}.tmp{target.suffix}")
+    _remove_leftovers(target)
+    name = f".{target.stem}.{os.getpid()}-{uuid.uuid4().hex[:8]}.tmp{target.suffix}"
+    temporary = target.with_name(name)
     try:
         yield temporary
         with open(temporary, "rb") as handle:
@@ -48,6 +52,20 @@ def file_sha256(path: PathLike) -> str:
         while block := handle.read(1 << 20):
             digest.update(block)
     return digest.hexdigest()
+
+
+def _remove_leftovers(target: Path) -> None:
+    """Remove the temporary files beside ``target`` whose writers are dead."""
+    name = re.compile(rf"\.{re.escape(target.stem)}\.(\d+)-[0-9a-f]{{8}}\.tmp{re.escape(target.suffix)}")
+    with os.scandir(target.parent) as entries:
+        found = [(entry.path, match[1]) for entry in entries if (match := name.fullmatch(entry.name))]
+    for path, pid in found:
+        try:
+            os.kill(int(pid), 0)
+        except ProcessLookupError:
+            Path(path).unlink(missing_ok=True)
+        except OSError:
+            pass  # alive, but not ours
 
 
 def write_text(path: PathLike, text: str) -> None:
@@ -136,7 +154,19 @@ def write_npy(path: PathLike, array: np.ndarray) -> None:
 
 
 def read_npy(path: PathLike) -> np.ndarray:
-    """Read an NPY file; arrays of objects are refused (``allow_pickle=False``)."""
+    """Read an NPY file; arrays of objects are refused (``allow_pickle=False``).
+
+    Raises
+    ------
+    ValueError
+        If the file is damaged; the message names the file and the remedy.
+    """
     import numpy as np
 
-    return np.load(path, allow_pickle=False)
+    with open(path, "rb") as handle:
+        try:
+            return np.lib.format.read_array(handle, allow_pickle=False)
+        except (ValueError, EOFError) as error:
+            raise ValueError(
+                f"{path} is not a readable NPY file ({error}); delete it and run again to rebuild it"
+            ) from error

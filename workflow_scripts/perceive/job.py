@@ -16,11 +16,15 @@ from typing import Any
 from perceive.io import write_json
 
 PR_SET_PDEATHSIG = 1
+RUNNER = "PERCEIVE_RUNNER"
+"""Environment variable with the id of the process that runs the workflow; see `lead_jobs`."""
+
+SHELLS = frozenset({"sh", "bash", "dash", "zsh", "ksh", "ash"})
 log = logging.getLogger(__name__)
 
 
 def _ancestors(pid: int) -> list[int]:
-    """Process ids of the parent, its parent, ... up to the process group's or session's first Snakemake."""
+    """Process ids of the parent, its parent, ... nearest first, without the first process of all."""
     found = []
     while pid > 1:
         try:
@@ -33,12 +37,31 @@ def _ancestors(pid: int) -> list[int]:
     return found
 
 
+def _command(pid: int) -> str:
+    """Name of a process's program, empty where the process is gone."""
+    try:
+        return Path(f"/proc/{pid}/comm").read_text().strip()
+    except OSError:
+        return ""
+
+
+def lead_jobs() -> None:
+    """Make this process the one that the scripts it starts end with; the Snakefile calls it."""
+    os.environ[RUNNER] = str(os.getpid())
+
+
 def die_with_parent() -> None:
     """End this process when the workflow that started it is gone (Linux).
 
     A killed Snakemake leaves its jobs running; they would write into the results of the next run. The kernel
-    signals the death of the direct parent (``prctl(PR_SET_PDEATHSIG)``). Snakemake may have put a shell in
-    between, which survives its own parent, so the grandparent is watched as well.
+    signals the death of the direct parent (``prctl(PR_SET_PDEATHSIG)``). A shell in between survives its own
+    parent, so the line of processes up to the runner (`RUNNER`) is watched as well; where no runner is named,
+    up to the parent, or a shell's parent. Whoever started the runner may go: the run goes on.
+
+    Raises
+    ------
+    SystemExit
+        If the runner has already ended.
     """
     if not sys.platform.startswith("linux"):
         return
@@ -46,7 +69,14 @@ def die_with_parent() -> None:
     ctypes.CDLL(None, use_errno=True).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
     if os.getppid() != parent:
         os.kill(os.getpid(), signal.SIGKILL)
-    watched = _ancestors(os.getpid())[:2]
+    line = _ancestors(os.getpid())
+    runner = int(os.environ.get(RUNNER) or 0)
+    if runner:
+        if runner not in line:
+            raise SystemExit(f"the workflow run that started this job (process {runner}) has ended")
+        watched = line[: line.index(runner) + 1]
+    else:
+        watched = line[: 2 if _command(parent) in SHELLS else 1]
 
     def watch() -> None:
         while True:

@@ -64,7 +64,8 @@ def out_of_fold(
     Raises
     ------
     ValueError
-        If an item is predicted by no fold or by two, or a fold has no labelled row to learn from.
+        If an item is predicted by no fold or by two, or a fold has no labelled row to learn from, or would
+        learn from a row that it predicts.
     """
     position = pd.Series(np.arange(len(item_ids)), index=pd.Index(item_ids))
     predictions = np.full(len(item_ids), np.nan, dtype=np.float32)
@@ -77,13 +78,16 @@ def out_of_fold(
                 f"fold {fold.number} has no labelled training row; use fewer folds or label more owners"
             )
         learn = fold.train.loc[known]
+        leaked = int(learn["item_id"].isin(fold.val["item_id"]).sum())
+        if leaked:
+            raise ValueError(f"fold {fold.number} would learn from {leaked} of the rows that it predicts")
         rows = position.loc[fold.val["item_id"]].to_numpy()
         predictions[rows] = fit_predict(
             learn[list(columns)].to_numpy(np.float32),
             labels.loc[learn["item_id"]].to_numpy(np.float64),
             fold.val[list(columns)].to_numpy(np.float32),
         )
-        times[rows] += 1
+        np.add.at(times, rows, 1)
         records.append(
             pd.DataFrame({"item_id": fold.val["item_id"].to_numpy(), "fold": np.int8(fold.number)})
         )

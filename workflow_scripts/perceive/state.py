@@ -7,8 +7,8 @@ files* as ordinary inputs and the annotations as ``ancient``:
 ``state/config/<slice>.json``
     the part of the configuration that the stage reads (its script reads it from this very file);
 ``state/code/<script>.tsv``
-    hashes of the library modules that the script imports, directly or not, of the resources they read,
-    and of the lock file;
+    hashes of the script, of the library modules that it imports, directly or not, of the resources they
+    read, and of the lock file;
 ``state/data/<part>.sha256``
     a hash of exactly those columns of the accepted annotations that the readers of ``<part>`` consume.
 
@@ -128,7 +128,9 @@ class StateWriter:
         """
         package_root = self.repository / "workflow_scripts" / "perceive"
         for name, resources in scripts.items():
-            paths = code_closure(package_root.parent / f"{name}.py", package_root)
+            script = package_root.parent / f"{name}.py"
+            # With the script itself, which Snakemake tracks only as long as its own records last.
+            paths = [script, *code_closure(script, package_root)]
             for resource in resources:
                 path = self.repository / resource
                 paths += sorted(p for p in path.rglob("*") if p.is_file()) if path.is_dir() else [path]
@@ -145,8 +147,9 @@ class StateWriter:
         key : JSON value
             What else decides the result (the configuration of the corpus, the reader's code).
         compute : callable
-            Returns part name to hash; ``all`` is added, a hash of them all. Called only if a file's path, size or mtime, or ``key``, differs from
-            the last call: the pass over a large corpus must not be paid on every parse.
+            Returns part name to hash; ``all`` is added, a hash of them all. Called only if a file's path,
+            size or mtime, or ``key``, differs from the last call: the pass over a large corpus must not be
+            paid on every parse.
         """
         stats = [(str(p), p.stat().st_size, p.stat().st_mtime_ns) for p in paths]
         fingerprint = hashlib.sha256(json.dumps([stats, key], sort_keys=True).encode()).hexdigest()
@@ -154,8 +157,8 @@ class StateWriter:
         try:
             known = json.loads(cache.read_text(encoding="utf-8"))
         except (FileNotFoundError, ValueError):
-            known = {}
-        if known.get("fingerprint") == fingerprint:
+            known = None
+        if isinstance(known, dict) and known.get("fingerprint") == fingerprint:
             parts = known["parts"]
         else:
             parts = dict(compute())

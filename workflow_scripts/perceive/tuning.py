@@ -7,11 +7,12 @@ one would have.
 
 from __future__ import annotations
 
+import fcntl
 import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import lightgbm as lgb
 import numpy as np
@@ -19,6 +20,7 @@ import optuna
 import pandas as pd
 from optuna.storages import JournalStorage
 from optuna.storages.journal import JournalFileBackend
+from optuna.storages.journal._file import BaseJournalFileLock
 from optuna.trial import FrozenTrial, TrialState
 
 from perceive.models import dataset, lightgbm_parameters
@@ -120,6 +122,27 @@ def drop_partial_line(journal: Path) -> None:
             handle.truncate(keep)
 
 
+class KernelLock(BaseJournalFileLock):
+    """Lock of a journal that vanishes with its process.
+
+    Optuna's own lock files outlive a killed process, and one at a relative path then blocks for ever.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._handle: IO[bytes] | None = None
+
+    def acquire(self) -> bool:
+        self._handle = open(self._path, "ab")  # noqa: SIM115 (open as long as the lock is held)
+        fcntl.flock(self._handle, fcntl.LOCK_EX)
+        return True
+
+    def release(self) -> None:
+        if self._handle is not None:
+            self._handle.close()
+            self._handle = None
+
+
 class Search:
     """A resumable search.
 
@@ -130,13 +153,18 @@ class Search:
     name : str
         The study's name.
     folds : sequence of FoldData
-        Pruning happens between folds.
+        Pruning happens between folds. Folds without labelled rows on both sides are left out.
     names : sequence of str
         Feature names.
     settings : mapping
         The ``tuning/<variable>`` slice of the configuration.
     threads : int
         Threads of each training.
+
+    Raises
+    ------
+    ValueError
+        If no fold has labelled rows both to learn from and to score on.
     """
 
     def __init__(
@@ -154,14 +182,18 @@ class Search:
         drop_partial_line(journal)
         self._settings = settings
         self._threads = threads
-        self._folds = folds
+        self._folds = [fold for fold in folds if len(fold.target) and len(fold.val_target)]
+        if not self._folds:
+            raise ValueError("no fold has labelled rows to learn from and to score on; label more owners")
         self._data: list[tuple[lgb.Dataset, lgb.Dataset]] = []
-        for fold in folds:
+        for fold in self._folds:
             train = dataset(fold.features, fold.target, names, max_bin=settings["max_bin"])
             val = lgb.Dataset(fold.val_features, fold.val_target, reference=train, free_raw_data=True)
             self._data.append((train, val))
         self.study = optuna.create_study(
-            storage=JournalStorage(JournalFileBackend(str(journal))),
+            storage=JournalStorage(
+                JournalFileBackend(str(journal), lock_obj=KernelLock(journal.with_suffix(".lock")))
+            ),
             study_name=name,
             direction="minimize",
             load_if_exists=True,

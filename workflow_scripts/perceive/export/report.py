@@ -108,7 +108,10 @@ def export_variable(
         return ensemble.predict(features, context)["calibrated"].to_numpy()
 
     hard = _adversarial(ensemble, features, context, settings["adversarial_rows"], rng)
-    leaves = leaf_equality(path, bases, ensemble.blender, *hard)
+    try:
+        leaves = leaf_equality(path, bases, ensemble.blender, *hard)
+    except ValueError as error:
+        raise ExportError(f"the IR of {variable} cannot be compared with LightGBM: {error}") from error
     proof: dict[str, Any] = {
         "variable": variable,
         "precision": "fp32",

@@ -1,0 +1,22 @@
+# Input functions that the rules share: state files (see perceive/state.py), and settings of a base model.
+
+
+def code(script):
+    return f"{RESULTS}/state/code/{script}.tsv"
+
+
+def settings(slice):
+    return f"{RESULTS}/state/config/{slice}.json"
+
+
+def data(part):
+    return f"{RESULTS}/state/data/{part}.sha256"
+
+
+def base_settings(wildcards):
+    return settings(f"models/{wildcards.base}")
+
+
+def tuned(wildcards):
+    """The search's result, for the tuned base model alone."""
+    return f"{RESULTS}/tuning/{wildcards.variable}/best.json" if wildcards.base == "full" else []
