@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import math
 import os
 import pickle
@@ -150,8 +152,6 @@ JSON = st.recursive(
 @settings(max_examples=60, deadline=None)
 @given(JSON)
 def test_json_survives_and_equal_values_give_equal_bytes(value: object) -> None:
-    import json
-
     text = io.dumps(value)
     assert json.loads(text) == value
     if isinstance(value, dict):
@@ -178,7 +178,7 @@ def test_damaged_json_names_the_file_and_the_remedy(tmp_path: Path, damage: byte
 def test_parquet_survives(tmp_path: Path) -> None:
     path = tmp_path / "x.parquet"
     frame = FRAME.assign(
-        time=pd.to_datetime(["2024-01-01", None], utc=True), fold=pd.array([1, None], "Int8")
+        time=pd.to_datetime(["2024-01-01", "NaT"], utc=True), fold=pd.array([1, None], "Int8")
     )
     io.write_parquet(path, frame)
     pd.testing.assert_frame_equal(io.read_parquet(path), frame)
@@ -234,8 +234,6 @@ def test_no_array_file_runs_code(tmp_path: Path, form: str) -> None:
 
 @pytest.mark.parametrize("size", [0, 1, (1 << 20) - 1, 1 << 20, (1 << 20) + 1])
 def test_the_hash_of_a_file_is_that_of_its_content(tmp_path: Path, size: int) -> None:
-    import hashlib
-
     content = bytes(range(256)) * (size // 256 + 1)
     (tmp_path / "x").write_bytes(content[:size])
     assert io.file_sha256(tmp_path / "x") == hashlib.sha256(content[:size]).hexdigest()

@@ -161,7 +161,8 @@ def test_success_is_quiet_and_logged(tmp_path: Path) -> None:
 
 
 def test_an_error_is_one_message_and_its_traceback_is_in_the_log(tmp_path: Path) -> None:
-    body = "logging.getLogger('x').info('begun')\ndef inner():\n    raise ValueError('label more owners')\ninner()"
+    body = "logging.getLogger('x').info('begun')\n"
+    body += "def inner():\n    raise ValueError('label more owners')\ninner()"
     done = run(tmp_path, body)
     log = tmp_path / "logs" / "probe.log"
     assert done.returncode == 1

@@ -19,7 +19,6 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from perceive.corpus.reader import (
-    VARIABLES,
     CorpusError,
     Item,
     MissingFileError,
@@ -35,6 +34,7 @@ from perceive.corpus.reader import (
     read_annotations,
 )
 from perceive.corpus.settings import CorpusSettings
+from perceive.variables import VARIABLES
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 DATA = Path(os.environ.get("PERCEIVE_DATA") or REPOSITORY / "../shared/data")
@@ -709,7 +709,7 @@ def corpora(draw):
 def test_a_changed_label_changes_only_its_digest(tmp_path, records, data):
     before = corpus(tmp_path, records)
     chosen = data.draw(st.sampled_from(records))
-    variable = data.draw(st.sampled_from(VARIABLES))
+    variable = data.draw(st.sampled_from(list(VARIABLES)))
     old = chosen["perception_labels"].get(variable)
     new = data.draw(
         (

@@ -157,9 +157,12 @@ class BaseModelSettings(Section):
 
 
 class ModelSettings(Section):
-    lx: BaseModelSettings = Field(BaseModelSettings(), description="Base model on the 15 lexical features.")
+    lx: BaseModelSettings = Field(
+        BaseModelSettings(trees=100), description="Base model on the 15 lexical features."
+    )
     eb: BaseModelSettings = Field(
-        BaseModelSettings(feature_fraction=0.3), description="Base model on the 390 embedding features."
+        BaseModelSettings(trees=400, num_leaves=31, feature_fraction=0.3),
+        description="Base model on the 390 embedding features.",
     )
     tm: BaseModelSettings = Field(
         BaseModelSettings(trees=100, num_leaves=7, max_depth=3, min_data_in_leaf=40),
@@ -243,7 +246,7 @@ class TuningSettings(Section):
         lt=1,
         description="Among trials within this share of the best, the cheapest to serve is taken.",
     )
-    max_trees: int = Field(400, ge=10, description="Boosting rounds of a trial at most.")
+    max_trees: int = Field(500, ge=10, description="Boosting rounds of a trial at most.")
     stopping_rounds: int = Field(
         25, ge=1, description="A fold stops growing after this many rounds without a gain."
     )
@@ -271,9 +274,9 @@ class BlendSettings(Section):
 
 class CalibrationSettings(Section):
     max_knots: int = Field(
-        20, ge=2, le=200, description="Knots of the monotone piecewise-linear map at most."
+        12, ge=2, le=200, description="Knots of the monotone piecewise-linear map at most."
     )
-    rows_per_knot: int = Field(40, ge=1, description="Validation rows that a knot needs.")
+    rows_per_knot: int = Field(60, ge=1, description="Validation rows that a knot needs.")
     max_slope: float = Field(
         3.0,
         ge=1,
@@ -281,7 +284,7 @@ class CalibrationSettings(Section):
         description="Bound of the map's slope, which bounds how far it amplifies float error.",
     )
     ridge: float = Field(
-        5.0,
+        20.0,
         ge=0,
         description="Pull of each slope towards the identity, in rows; guards small validation splits.",
     )

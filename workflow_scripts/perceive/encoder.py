@@ -240,6 +240,9 @@ class EmbeddingCache:
         Embeds what is missing. Embeddings of another encoder never match: its fingerprint is in the key.
     """
 
+    TIMEOUT_S = 60.0
+    """How long to wait for another process's transaction."""
+
     def __init__(self, path: Path, encoder: Encoder) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
         self._encoder = encoder
@@ -254,7 +257,7 @@ class EmbeddingCache:
             self._db = self._open(path)
 
     def _open(self, path: Path) -> sqlite3.Connection:
-        db = sqlite3.connect(path, timeout=60)
+        db = sqlite3.connect(path, timeout=self.TIMEOUT_S)
         try:
             if db.execute("PRAGMA quick_check(1)").fetchone()[0] != "ok":
                 raise sqlite3.DatabaseError("damaged")

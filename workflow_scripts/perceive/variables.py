@@ -47,6 +47,9 @@ VARIABLES: dict[str, Variable] = {
 SCALES: tuple[str, ...] = tuple(v.name for v in VARIABLES.values() if v.kind != "hierarchy")
 HIERARCHIES: tuple[str, ...] = tuple(v.name for v in VARIABLES.values() if v.kind == "hierarchy")
 
+CORES: tuple[str, ...] = ("Happy", "Strong", "Peaceful", "Sad", "Angry", "Fearful")
+"""First level of the emotion hierarchy."""
+
 SUPPORTED_KINDS: tuple[Kind, ...] = ("regression",)
 """Kinds that this version can train; labels of the other variables are validated and stored all the same."""
 

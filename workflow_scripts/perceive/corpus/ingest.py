@@ -20,11 +20,12 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from ..io import atomic_path, dumps
-from .reader import PATHS, VARIABLES, CorpusError, Item, Reject, Tally, read_annotations
+from perceive.corpus.reader import CorpusError, Item, Reject, Tally, read_annotations
+from perceive.io import atomic_path, dumps
+from perceive.variables import HIERARCHIES, VARIABLES
 
 if TYPE_CHECKING:
-    from .settings import CorpusSettings
+    from perceive.corpus.settings import CorpusSettings
 
 log = logging.getLogger(__name__)
 
@@ -155,7 +156,7 @@ class _Summary:
         }
         self.reasons: Counter[str] = Counter()
         self.labels: dict[str, list[float]] = {name: [0, 0.0, 0.0, 0] for name in VARIABLES}
-        self.cores: dict[str, Counter[str]] = {name: Counter() for name in PATHS}
+        self.cores: dict[str, Counter[str]] = {name: Counter() for name in HIERARCHIES}
         self.first: int | None = None
         self.last: int | None = None
 
@@ -189,7 +190,7 @@ class _Summary:
             entry: dict[str, Any] = {"items": int(count)}
             if count:
                 entry["ratings"] = int(ratings)
-                if variable in PATHS:
+                if variable in HIERARCHIES:
                     entry["core"] = dict(sorted(self.cores[variable].items()))
                 else:
                     mean = total / count
@@ -371,7 +372,7 @@ def ingest_labels(settings: CorpusSettings, base_dir: Path | str, variable: str,
     """
     if variable not in VARIABLES:
         raise ValueError(f"unknown variable {variable!r}; known are {', '.join(VARIABLES)}")
-    is_path = variable in PATHS
+    is_path = variable in HIERARCHIES
     schema = PATH_SCHEMA if is_path else SCALE_SCHEMA
     tables = [schema.empty_table()]
     rows: list[tuple[Any, ...]] = []

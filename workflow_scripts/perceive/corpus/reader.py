@@ -24,12 +24,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
 from zoneinfo import ZoneInfo
 
-if TYPE_CHECKING:
-    from .settings import CorpusSettings
+from perceive.variables import SCALES, VARIABLES
 
-SCALES = ("valence", "arousal", "willingness", "congruence", "comparator")
-PATHS = ("invoked", "expressed")
-VARIABLES = ("valence", "arousal", "willingness", "invoked", "expressed", "congruence", "comparator")
+if TYPE_CHECKING:
+    from perceive.corpus.settings import CorpusSettings
+
 LANGUAGES = ("en", "hinglish")
 RISK_LEVELS = ("LOW", "MEDIUM", "HIGH")
 SPLITS = ("train", "val", "test")

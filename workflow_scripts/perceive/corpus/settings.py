@@ -9,7 +9,8 @@ from zoneinfo import ZoneInfo
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, field_validator, model_validator
 
-CORES = ("Happy", "Strong", "Peaceful", "Sad", "Angry", "Fearful")
+from perceive.corpus.composition import CATEGORIES, HINGLISH_ITEMS, OWNERS
+from perceive.variables import CORES
 
 Language = Literal["en", "hinglish"]
 Variable = Literal["valence", "arousal", "willingness", "invoked", "expressed", "congruence", "comparator"]
@@ -152,21 +153,13 @@ class SyntheticSettings(_Section):
 
     seed: int = Field(137, ge=0, description="Seed of the generator.")
     categories: dict[str, int] = Field(
-        default_factory=lambda: {
-            "sarcasm": 1200,
-            "suicide_ideation": 600,
-            "self_harm": 400,
-            "abuse": 800,
-            "profanity": 1200,
-            "sociopathic": 400,
-            "financial_coercion": 600,
-        },
+        default_factory=lambda: dict(CATEGORIES),
         description="Exact number of items of each category.",
     )
     hinglish_items: int = Field(
-        1500, ge=0, description="How many of the items are Hinglish; the others are English."
+        HINGLISH_ITEMS, ge=0, description="How many of the items are Hinglish; the others are English."
     )
-    owners: int = Field(800, ge=1, description="Number of owners.")
+    owners: int = Field(OWNERS, ge=1, description="Number of owners.")
     days: int = Field(90, ge=1, description="Days that the timelines span.")
     start: IsoDate = Field("2025-01-01", description="First day of the timelines.")
     label_noise: float = Field(

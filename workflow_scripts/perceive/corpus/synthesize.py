@@ -28,28 +28,14 @@ from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta, timezone
-from types import MappingProxyType
 from typing import Any, Final
 
-from ..io import PathLike, atomic_path
-from .phrases import LANGUAGES, VOICES, Phrase, Phrasebook, Voice, load_phrasebook
+from perceive.corpus.composition import CATEGORIES, HINGLISH_ITEMS, OWNERS
+from perceive.corpus.phrases import LANGUAGES, VOICES, Phrase, Phrasebook, Voice, load_phrasebook
+from perceive.io import PathLike, atomic_path
 
 log = logging.getLogger(__name__)
 
-#: Items of each category in the default corpus.
-CATEGORIES: Final[Mapping[str, int]] = MappingProxyType(
-    {
-        "sarcasm": 1200,
-        "suicide_ideation": 600,
-        "self_harm": 400,
-        "abuse": 800,
-        "profanity": 1200,
-        "sociopathic": 400,
-        "financial_coercion": 600,
-    }
-)
-HINGLISH_ITEMS: Final = 1500
-OWNERS: Final = 800
 #: Every item of these categories has risk_level HIGH, and no other item has.
 HIGH_RISK: Final = frozenset({"suicide_ideation", "self_harm", "abuse", "financial_coercion"})
 SCALES: Final = ("valence", "arousal", "willingness")

@@ -10,7 +10,8 @@ import numpy as np
 import pandas as pd
 
 from perceive.encoder import EmbeddingCache, Encoder
-from perceive.features.matrix import ANCHORS, CORES
+from perceive.features.matrix import ANCHORS
+from perceive.variables import CORES
 
 log = logging.getLogger(__name__)
 

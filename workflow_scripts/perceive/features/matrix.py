@@ -14,9 +14,9 @@ import pandas as pd
 
 from perceive.features.lexical import FEATURES as LEXICAL
 from perceive.features.temporal import FEATURES as TEMPORAL
+from perceive.variables import CORES
 
 EMBEDDING_DIMENSION = 384
-CORES = ("Happy", "Strong", "Peaceful", "Sad", "Angry", "Fearful")
 ANCHORS: tuple[str, ...] = tuple(f"anchor_{core.lower()}" for core in CORES)
 EMBEDDING: tuple[str, ...] = (*(f"emb_{i:03d}" for i in range(EMBEDDING_DIMENSION)), *ANCHORS)
 ALL: tuple[str, ...] = (*LEXICAL, *EMBEDDING, *TEMPORAL)
