@@ -4,9 +4,10 @@
 rule splits:
     input:
         corpus=f"{RESULTS}/corpus/items.parquet",
-        # Labels enter the strata only when an owner is first assigned: a corrected label is no reason to
-        # split again.
-        valence=ancient([f"{RESULTS}/corpus/labels/valence.parquet"] if "valence" in VARIABLES else []),
+        # Labels enter the strata only when an owner is first assigned. They are read from the annotations
+        # themselves, so that a corrected label is no reason to split again.
+        annotations=ANNOTATIONS,
+        ingest=settings("ingest"),
         ledger=data("ledger"),
         settings=settings("splits"),
         code=code("splits"),

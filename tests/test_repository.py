@@ -76,7 +76,9 @@ def test_every_file_that_the_readme_links_exists() -> None:
     assert [target for target in targets if not (REPOSITORY / target).exists()] == []
 
 
-@pytest.mark.parametrize("forbidden", [r"\b(?:pickle|joblib|dill)\.", r"torch\.(?:load|save)\(", r"allow_pickle=True"])
+@pytest.mark.parametrize(
+    "forbidden", [r"\b(?:pickle|joblib|dill)\.", r"torch\.(?:load|save)\(", r"allow_pickle=True"]
+)
 def test_no_code_reads_or_writes_a_format_that_can_run_code(forbidden: str) -> None:
     sources = [REPOSITORY / "Snakefile", *(REPOSITORY / "rules").glob("*.smk")]
     sources += [*(REPOSITORY / "workflow_scripts").rglob("*.py"), *(REPOSITORY / "envs").glob("*.py")]
@@ -92,7 +94,11 @@ def test_parsing_imports_nothing_heavy() -> None:
         "if name in sys.modules])"
     )
     done = subprocess.run(
-        [sys.executable, "-c", code], capture_output=True, text=True, cwd=REPOSITORY / "workflow_scripts", check=True
+        [sys.executable, "-c", code],
+        capture_output=True,
+        text=True,
+        cwd=REPOSITORY / "workflow_scripts",
+        check=True,
     )
     assert done.stdout.strip() == "[]"
 

@@ -3,18 +3,16 @@
 from __future__ import annotations
 
 import ast
-import hashlib
 import json
 import os
 import re
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
 
-from perceive.state import StateWriter, code_closure, imported_modules
+from perceive.state import StateWriter, code_closure, imported_modules, record_ledger
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 SCRIPTS = REPOSITORY / "workflow_scripts"
@@ -265,11 +263,8 @@ class Ledger:
 
     def rule(self, content: str) -> None:
         """What the splits rule does: extend the ledger and record how it left it."""
-        time.sleep(0.002)
         self.ledger.write_text(content)
-        self.seen.parent.mkdir(parents=True, exist_ok=True)
-        self.seen.write_text(hashlib.sha256(content.encode()).hexdigest() + "\n")
-        time.sleep(0.002)
+        record_ledger(self.ledger, self.note, self.seen)
 
 
 @pytest.fixture
@@ -309,6 +304,19 @@ def test_a_ledger_deleted_twice_is_news_twice(ledger: Ledger) -> None:
         assert not ledger.parse()
         notes.add(ledger.note.read_text())
     assert len(notes) == 3, "equal notes would not be told apart by their content"
+
+
+def test_a_visit_to_another_ledger_is_forgotten(ledger: Ledger) -> None:
+    """Another configuration is parsed in the same folder, and then the first again: nothing has changed."""
+    ledger.parse()
+    ledger.rule("owner,train")
+    ledger.parse()
+    before = ledger.note.read_text()
+    own, ledger.ledger = ledger.ledger, ledger.files.root / "other.csv"
+    assert ledger.parse()
+    ledger.ledger = own
+    ledger.parse()
+    assert ledger.note.read_text() == before
 
 
 def test_a_ledger_from_another_machine_is_read_on_the_first_run(ledger: Ledger) -> None:

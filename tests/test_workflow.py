@@ -203,7 +203,9 @@ def test_owners_and_texts_stay_on_their_side(project: Project) -> None:
 
 
 def test_rejected_lines_are_listed_with_their_reason(project: Project) -> None:
-    rejects = [json.loads(line) for line in (project.results / "corpus/rejects.jsonl").read_text().splitlines()]
+    rejects = [
+        json.loads(line) for line in (project.results / "corpus/rejects.jsonl").read_text().splitlines()
+    ]
     assert [(reject["line"], reject["field"]) for reject in rejects] == [(601, "text")]
     summary = json.loads((project.results / "corpus/summary.json").read_text())
     assert (summary["accepted"], summary["rejected"]) == (600, 1)
@@ -216,7 +218,10 @@ def test_no_text_and_no_owner_leaves_the_corpus_folder(project: Project) -> None
     searched = 0
     for path in project.results.rglob("*"):
         inside = path.relative_to(project.results).parts[0]
-        if path.suffix in {".log", ".json", ".tsv", ".csv", ".txt", ".xml", ".journal"} and inside != "corpus":
+        if (
+            path.suffix in {".log", ".json", ".tsv", ".csv", ".txt", ".xml", ".journal"}
+            and inside != "corpus"
+        ):
             content = path.read_text(errors="replace")
             searched += 1
             assert not any(text in content for text in texts), path
@@ -228,7 +233,7 @@ def test_no_text_and_no_owner_leaves_the_corpus_folder(project: Project) -> None
 def test_nothing_can_run_code_on_load(project: Project) -> None:
     allowed = {
         ".parquet", ".json", ".jsonl", ".npy", ".txt", ".safetensors", ".xml", ".bin", ".tsv", ".csv", ".png",
-        ".log", ".journal", ".sqlite", ".sha256", "",
+        ".log", ".journal", ".lock", ".sqlite", ".sha256", "",
     }  # fmt: skip
     files = [path for path in project.results.rglob("*") if path.is_file()]
     assert {path.suffix for path in files} <= allowed
@@ -254,10 +259,14 @@ def test_a_second_call_does_nothing(project: Project) -> None:
 
 
 def test_a_touched_file_rebuilds_nothing(unchanged: Project) -> None:
-    os.utime(unchanged.annotations)
-    for path in unchanged.results.glob("corpus/*.parquet"):
+    touched = list(unchanged.results.glob("corpus/*.parquet"))
+    times = [path.stat().st_mtime_ns for path in touched]
+    for path in [unchanged.annotations, *touched]:
         os.utime(path)
-    assert unchanged.planned("all") == {}
+    plan = unchanged.planned("all")
+    for path, mtime in zip(touched, times, strict=True):
+        os.utime(path, ns=(mtime, mtime))
+    assert touched and plan == {}
 
 
 def test_lost_metadata_rebuilds_nothing(unchanged: Project) -> None:
@@ -359,7 +368,11 @@ def test_a_wrong_configuration_names_the_key_and_the_remedy(unchanged: Project) 
 
 
 def test_a_missing_corpus_says_where_it_is_to_be_had(unchanged: Project) -> None:
-    corpus = {"name": "gone", "annotations": ["gone.jsonl"], "source": {"url": "https://example.org", "licence": "CC0"}}
+    corpus = {
+        "name": "gone",
+        "annotations": ["gone.jsonl"],
+        "source": {"url": "https://example.org", "licence": "CC0"},
+    }
     unchanged.configure(corpus=corpus)
     done = unchanged.run("--dry-run", "all")
     output = done.stdout + done.stderr
@@ -372,5 +385,6 @@ def test_the_embedded_corpus_is_planned_without_annotations(unchanged: Project) 
     plan = unchanged.planned("all")
     assert "synthesize" in plan and plan["oof"] == set(VARIABLES)
     chain = unchanged.planned("valence")
-    assert {name for rule in CHAIN for name in chain[rule]} == {"valence"}
+    assert "evaluation" not in chain
+    assert {name for rule in CHAIN - {"evaluation"} for name in chain[rule]} == {"valence"}
     shutil.rmtree(unchanged.folder / "elsewhere")

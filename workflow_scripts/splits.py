@@ -5,9 +5,12 @@ from pathlib import Path
 from snakemake.iocontainers import Snakemake
 
 from perceive import io, job
-from perceive.io import file_sha256
+from perceive.corpus.reader import read_annotations
+from perceive.corpus.settings import CorpusSettings
+from perceive.corpus.strata import strata_labels
 from perceive.ledger import read_ledger, update_ledger
 from perceive.splits import assign_owners, owner_profile, split_items, stratify
+from perceive.state import record_ledger
 
 
 def main(snakemake: Snakemake) -> None:
@@ -16,10 +19,8 @@ def main(snakemake: Snakemake) -> None:
     dealt = {"shares": [settings[name] for name in ("train", "val", "test")], "n_folds": settings["folds"]}
     rules = {"published": settings["published"], "allow_owner_overlap": settings["allow_owner_overlap"]}
     items = io.read_parquet(snakemake.input.corpus)
-    labels = None
-    if snakemake.input.get("valence"):
-        labels = io.read_parquet(snakemake.input.valence, ["item_id", "value"])
-        labels = labels.rename(columns={"value": "valence"})
+    corpus = CorpusSettings.model_validate(io.read_json(snakemake.input.ingest))
+    labels = strata_labels(read_annotations(corpus, Path.cwd()))
     previous = read_ledger(ledger, salt, **dealt)
     owners = assign_owners(items, labels, previous, salt=salt, seed=settings["seed"], **dealt, **rules)
     assigned = split_items(items, owners, salt=salt, **rules)
@@ -39,7 +40,7 @@ def main(snakemake: Snakemake) -> None:
     io.write_json(
         snakemake.output.summary, {**summary, "strata": report, "owners_in_ledger_before": len(previous)}
     )
-    io.write_text(snakemake.output.ledger, file_sha256(Path(ledger)) + "\n")
+    record_ledger(Path(ledger), Path(snakemake.input.ledger), Path(snakemake.output.ledger))
 
 
 if __name__ == "__main__":

@@ -172,8 +172,8 @@ class ModelSettings(Section):
         31,
         ge=3,
         le=255,
-        description="Histogram bins of a feature in every LightGBM model. 31 trains about three times as fast "
-        "as 255, and generalised no worse on the corpora tried.",
+        description="Histogram bins of a feature in every LightGBM model. 31 trains about three times "
+        "as fast as 255, and generalised no worse on the corpora tried.",
     )
 
 

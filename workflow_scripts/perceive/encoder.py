@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import hashlib
 import importlib.util
-import json
 import logging
 import shutil
 import sqlite3
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -17,7 +16,7 @@ import numpy as np
 from perceive.io import atomic_path, file_sha256, read_json, write_json
 
 if TYPE_CHECKING:
-    from openvino import CompiledModel
+    from openvino import InferRequest
 
 log = logging.getLogger(__name__)
 
@@ -145,11 +144,14 @@ class Encoder:
     folder : Path
         What `convert` wrote.
     streams : int
-        Batches in flight at once.
+        Threads, each on a batch of its own.
     """
 
-    TOKENS_PER_BATCH = 1024
-    """Padded tokens of a batch: long enough to fill the cores, short enough to stay in their caches."""
+    TOKENS_PER_BATCH = 512
+    """Padded tokens of a batch: enough for full speed, and small enough that little is padding."""
+
+    TEXTS_PER_BLOCK, CHARACTERS_PER_BLOCK = 2000, 2_000_000
+    """Bounds of what is tokenised at once (the tokenizer takes some 35 bytes a character)."""
 
     def __init__(self, folder: Path, *, streams: int = 2) -> None:
         from tokenizers import Tokenizer
@@ -157,29 +159,72 @@ class Encoder:
         meta = read_json(folder / META_FILE)
         self.dimension: int = meta["dimension"]
         self.folder = folder
-        self.fingerprint = hashlib.sha256(json.dumps(meta, sort_keys=True).encode()).hexdigest()
-        self._max_tokens: int = meta["max_tokens"]
+        self.fingerprint = hashlib.sha256(
+            f"{meta['weights_sha256']} {meta['max_tokens']}".encode()
+        ).hexdigest()
         self._pad_id: int = meta["pad_id"]
         self._streams = streams
-        self._compiled: CompiledModel | None = None
+        self._requests: list[InferRequest] = []
         self._tokenizer = Tokenizer.from_file(str(folder / TOKENIZER_FILE))
         self._tokenizer.no_padding()
         self._tokenizer.enable_truncation(meta["max_tokens"])
 
-    def _compile(self) -> CompiledModel:
-        """Compile on first use, in fp32: the plugin's default of bf16 would cost accuracy."""
-        if self._compiled is None:
+    def _compile(self) -> list[InferRequest]:
+        """Compile on first use, in fp32: the plugin's default of bf16 would cost accuracy.
+
+        Two requests a stream, so that the next batch waits while one is computed. Not an AsyncInferQueue: its
+        threads hold Python objects and let go of them after ``wait_all``, which ends in a deadlock or an abort
+        when the model is freed, or Python ends, at that moment (OpenVINO 2026.4).
+        """
+        if not self._requests:
             import openvino as ov
 
-            self._compiled = ov.Core().compile_model(
-                self.folder / MODEL_FILE,
-                "CPU",
-                {"INFERENCE_PRECISION_HINT": "f32", "NUM_STREAMS": self._streams, "INFERENCE_NUM_THREADS": 0},
-            )
-        return self._compiled
+            options = {
+                "INFERENCE_PRECISION_HINT": "f32",
+                "NUM_STREAMS": self._streams,
+                "INFERENCE_NUM_THREADS": self._streams,
+                # Every process would pin its threads to the same first cores.
+                "ENABLE_CPU_PINNING": False,
+            }
+            model = ov.Core().compile_model(self.folder / MODEL_FILE, "CPU", options)
+            self._requests = [model.create_infer_request() for _ in range(2 * self._streams)]
+        return self._requests
+
+    def _blocks(self, texts: Sequence[str]) -> Iterator[tuple[int, list[list[int]]]]:
+        """First row and token ids of successive blocks of texts."""
+        start = 0
+        while start < len(texts):
+            stop, characters = start, 0
+            while (
+                stop < min(len(texts), start + self.TEXTS_PER_BLOCK)
+                and characters < self.CHARACTERS_PER_BLOCK
+            ):
+                characters += len(texts[stop])
+                stop += 1
+            block = list(texts[start:stop])
+            yield start, [encoding.ids for encoding in self._tokenizer.encode_batch_fast(block)]
+            start = stop
+
+    def _batches(self, texts: Sequence[str]) -> Iterator[tuple[list[int], np.ndarray, np.ndarray]]:
+        """Rows, token ids and mask of successive batches: texts of similar length, since padding is work thrown away."""
+        for first, ids in self._blocks(texts):
+            if first:
+                log.info("embedded %d of %d texts", first, len(texts))
+            # Longest first: the first of a batch is its width, and the last batches are short and end together.
+            order = sorted(range(len(ids)), key=lambda row: -len(ids[row]))
+            while order:
+                width = len(ids[order[0]])
+                size = max(1, self.TOKENS_PER_BATCH // width)
+                rows, order = order[:size], order[size:]
+                tokens = np.full((len(rows), width), self._pad_id, dtype=np.int64)
+                mask = np.zeros((len(rows), width), dtype=np.int64)
+                for line, row in enumerate(rows):
+                    tokens[line, : len(ids[row])] = ids[row]
+                    mask[line, : len(ids[row])] = 1
+                yield [first + row for row in rows], tokens, mask
 
     def embed(self, texts: Sequence[str]) -> np.ndarray:
-        """Embed texts.
+        """Embed texts (not from several threads at once).
 
         Returns
         -------
@@ -187,43 +232,25 @@ class Encoder:
             Rows in the order of ``texts``; equal texts give equal rows whatever else is in the batch, up to
             float rounding.
         """
-        import openvino as ov
-
         out = np.zeros((len(texts), self.dimension), dtype=np.float32)
-        if not len(texts):
-            return out
-        ids = [encoding.ids for encoding in self._tokenizer.encode_batch_fast(list(texts))]
-        queue = ov.AsyncInferQueue(self._compile(), self._streams)
+        requests = self._compile() if len(texts) else []
+        computed: list[list[int]] = [[] for _ in requests]
 
-        def store(request: ov.InferRequest, rows: list[int]) -> None:
-            out[rows] = request.get_output_tensor(0).data
+        def collect(slot: int) -> None:
+            if computed[slot]:
+                requests[slot].wait()
+                out[computed[slot]] = requests[slot].get_output_tensor(0).data
+                computed[slot] = []
 
-        queue.set_callback(store)
-        # Batches of texts of similar length: padding is work thrown away.
-        order = sorted(range(len(ids)), key=lambda row: len(ids[row]))
-        start, reported = 0, 0
-        while start < len(order):
-            width = 0
-            stop = start
-            while stop < len(order):
-                # Never beyond the longest input: there are no positions for more.
-                wider = min(-(-len(ids[order[stop]]) // 8) * 8, self._max_tokens)
-                if stop > start and wider * (stop - start + 1) > self.TOKENS_PER_BATCH:
-                    break
-                width = wider
-                stop += 1
-            rows = order[start:stop]
-            tokens = np.full((len(rows), width), self._pad_id, dtype=np.int64)
-            mask = np.zeros((len(rows), width), dtype=np.int64)
-            for line, row in enumerate(rows):
-                tokens[line, : len(ids[row])] = ids[row]
-                mask[line, : len(ids[row])] = 1
-            queue.start_async({"input_ids": tokens, "attention_mask": mask}, rows)
-            start = stop
-            if start - reported >= 2000:
-                reported = start
-                log.info("embedded %d of %d texts", start, len(order))
-        queue.wait_all()
+        try:
+            for number, (rows, tokens, mask) in enumerate(self._batches(texts)):
+                slot = number % len(requests)
+                collect(slot)
+                requests[slot].start_async({"input_ids": tokens, "attention_mask": mask})
+                computed[slot] = rows
+        finally:
+            for slot in range(len(requests)):
+                collect(slot)
         return out
 
 

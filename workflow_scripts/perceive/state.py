@@ -170,14 +170,26 @@ class StateWriter:
     def write_ledger(self, ledger: Path, seen: Path) -> None:
         """Note a ledger that someone edited.
 
-        The splits rule extends the ledger itself and records in ``seen`` the hash of the ledger as it left
-        it. Only a ledger that differs from that record is news to the rule.
+        The splits rule extends the ledger itself; it records in ``seen`` the hash of the ledger as it left
+        it, and the note that it had read (`record_ledger`). While the ledger is as the rule left it the note
+        stays the same; any other ledger gives a new note, two equal edits in a row included.
         """
-        current = file_sha256(ledger) if ledger.exists() else "absent"
-        left = seen.read_text(encoding="utf-8").strip() if seen.exists() else None
-        note = self.folder / "data" / "ledger.sha256"
-        serial, noted = note.read_text(encoding="utf-8").split() if note.exists() else ("0", None)
-        handled = note.exists() and seen.exists() and note.stat().st_mtime_ns <= seen.stat().st_mtime_ns
-        # The serial number tells apart two equal edits (the ledger deleted twice, say).
-        if noted is None or (current != left and (handled or noted != current)):
-            io.write_text(note, f"{int(serial) + 1} {current}\n")
+        try:
+            left, note = seen.read_text(encoding="utf-8").split("\n", 1)
+        except (FileNotFoundError, ValueError):
+            left, note = "", "0\n"
+        else:
+            current = ledger_hash(ledger)
+            if current != left:
+                note = f"{int(note.split()[0]) + 1} {current}\n"
+        io.write_text_if_changed(self.folder / "data" / "ledger.sha256", note)
+
+
+def ledger_hash(ledger: Path) -> str:
+    """Hash of the ledger's content, or ``absent``."""
+    return file_sha256(ledger) if ledger.exists() else "absent"
+
+
+def record_ledger(ledger: Path, note: Path, seen: Path) -> None:
+    """Record in ``seen`` how the splits rule left the ledger, and which note it had read."""
+    io.write_text(seen, f"{ledger_hash(ledger)}\n{note.read_text(encoding='utf-8')}")
