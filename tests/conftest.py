@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 from pathlib import Path
 
@@ -58,9 +59,11 @@ def wide_source(tmp_path_factory: pytest.TempPathFactory) -> Path:
     )
     BertModel(shape).save_pretrained(bert)
     BertTokenizer(str(bert / "vocab.txt"), do_lower_case=False).save_pretrained(bert)
-    parts = [modules.Transformer(str(bert), do_lower_case=True), modules.Pooling(32), modules.Dense(32, 512)]
+    parts = [modules.Transformer(str(bert)), modules.Pooling(32), modules.Dense(32, 512)]
     source = tmp_path_factory.mktemp("wide") / "model"
     SentenceTransformer(modules=parts, device="cpu").save(str(source))
+    settings = source / "sentence_bert_config.json"
+    settings.write_text(json.dumps({**json.loads(settings.read_text()), "do_lower_case": True}))
     return source
 
 

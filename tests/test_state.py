@@ -327,13 +327,15 @@ def test_a_ledger_from_another_machine_is_read_on_the_first_run(ledger: Ledger) 
     assert not ledger.parse()
 
 
-def test_an_edit_taken_back_before_the_rule_ran_leaves_the_note(ledger: Ledger) -> None:
+def test_an_edit_taken_back_before_the_rule_ran_takes_the_note_back(ledger: Ledger) -> None:
     ledger.parse()
     ledger.rule("owner,train")
+    before = ledger.note.read_text()
     ledger.ledger.write_text("owner,test")
-    assert ledger.parse()
+    assert ledger.parse() and ledger.note.read_text() != before
     ledger.ledger.write_text("owner,train")
-    assert not ledger.parse()
+    ledger.parse()
+    assert ledger.note.read_text() == before
 
 
 # --- The real repository -----------------------------------------------------------------------------------
