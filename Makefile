@@ -14,7 +14,7 @@ TARGET ?= all
 CONFIGS := $(if $(CORPUS),config/corpora/$(CORPUS).yaml) $(if $(PRESET),config/presets/$(PRESET).yaml)
 SNAKEMAKE := $(BIN)/snakemake --cores $(CORES) $(if $(strip $(CONFIGS)),--configfile $(CONFIGS))
 
-.PHONY: run accept test lint format bench config env lock clean help
+.PHONY: run accept test lint format bench soak config env lock clean help
 
 run: env  ## build everything (PRESET=, CORPUS=, TARGET=, CORES=)
 	$(SNAKEMAKE) -- $(TARGET)
@@ -40,6 +40,9 @@ format: env  ## format the code
 
 bench: env  ## speed of the parts, as ratios against references, and the cost of every rule
 	$(BIN)/python tests/bench.py
+
+soak: env  ## kill the workflow at random moments until it is through, and compare with a run in peace
+	PYTHONPATH=workflow_scripts:tests $(BIN)/python tests/soak.py
 
 config: env  ## write config/config.yaml and config/schema.json anew from the schema
 	cd workflow_scripts && ../$(BIN)/python -c "from pathlib import Path; from perceive.config import write_generated; write_generated(Path('../config'))"

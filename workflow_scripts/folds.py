@@ -23,7 +23,7 @@ def main(snakemake: Snakemake) -> None:
         ("embedding", embedding),
         ("temporal", temporal),
     ):
-        if not (frame["item_id"].to_numpy() == items["item_id"].to_numpy()).all():
+        if not frame["item_id"].equals(items["item_id"]):
             raise ValueError(f"the rows of {name} are not those of the items; delete it and run again")
     raw = embedding[[name for name in embedding.columns if name.startswith("emb_")]].to_numpy(np.float32)
     languages = items["language"].to_numpy()

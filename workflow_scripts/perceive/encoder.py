@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import importlib.util
+import json
 import logging
 import shutil
 import sqlite3
@@ -159,9 +160,8 @@ class Encoder:
         meta = read_json(folder / META_FILE)
         self.dimension: int = meta["dimension"]
         self.folder = folder
-        self.fingerprint = hashlib.sha256(
-            f"{meta['weights_sha256']} {meta['max_tokens']}".encode()
-        ).hexdigest()
+        # Of all that was converted: a dense layer or a vocabulary may change where the weights do not.
+        self.fingerprint = hashlib.sha256(json.dumps(meta, sort_keys=True).encode()).hexdigest()
         self._pad_id: int = meta["pad_id"]
         self._streams = streams
         self._requests: list[InferRequest] = []
@@ -172,9 +172,9 @@ class Encoder:
     def _compile(self) -> list[InferRequest]:
         """Compile on first use, in fp32: the plugin's default of bf16 would cost accuracy.
 
-        Two requests a stream, so that the next batch waits while one is computed. Not an AsyncInferQueue: its
-        threads hold Python objects and let go of them after ``wait_all``, which ends in a deadlock or an abort
-        when the model is freed, or Python ends, at that moment (OpenVINO 2026.4).
+        Two requests a stream, so that the next batch waits while one is computed. Not an AsyncInferQueue:
+        its threads hold Python objects and let go of them after ``wait_all``, which ends in a deadlock or an
+        abort when the model is freed, or Python ends, at that moment (OpenVINO 2026.4).
         """
         if not self._requests:
             import openvino as ov
@@ -192,28 +192,28 @@ class Encoder:
 
     def _blocks(self, texts: Sequence[str]) -> Iterator[tuple[int, list[list[int]]]]:
         """First row and token ids of successive blocks of texts."""
-        start = 0
-        while start < len(texts):
-            stop, characters = start, 0
-            while (
-                stop < min(len(texts), start + self.TEXTS_PER_BLOCK)
-                and characters < self.CHARACTERS_PER_BLOCK
+        block: list[str] = []
+        characters = 0
+        for row, text in enumerate(texts, start=1):
+            block.append(text)
+            characters += len(text)
+            if (
+                len(block) == self.TEXTS_PER_BLOCK
+                or characters >= self.CHARACTERS_PER_BLOCK
+                or row == len(texts)
             ):
-                characters += len(texts[stop])
-                stop += 1
-            block = list(texts[start:stop])
-            yield start, [encoding.ids for encoding in self._tokenizer.encode_batch_fast(block)]
-            start = stop
+                yield row - len(block), [code.ids for code in self._tokenizer.encode_batch_fast(block)]
+                block, characters = [], 0
 
     def _batches(self, texts: Sequence[str]) -> Iterator[tuple[list[int], np.ndarray, np.ndarray]]:
-        """Rows, token ids and mask of successive batches: texts of similar length, since padding is work thrown away."""
+        """Rows, token ids and mask of successive batches, each of texts of similar length."""
         for first, ids in self._blocks(texts):
             if first:
                 log.info("embedded %d of %d texts", first, len(texts))
-            # Longest first: the first of a batch is its width, and the last batches are short and end together.
+            # Padding is work thrown away. Longest first, so that the first of a batch is its width.
             order = sorted(range(len(ids)), key=lambda row: -len(ids[row]))
             while order:
-                width = len(ids[order[0]])
+                width = max(1, len(ids[order[0]]))
                 size = max(1, self.TOKENS_PER_BATCH // width)
                 rows, order = order[:size], order[size:]
                 tokens = np.full((len(rows), width), self._pad_id, dtype=np.int64)

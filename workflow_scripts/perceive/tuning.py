@@ -116,6 +116,7 @@ def drop_partial_line(journal: Path) -> None:
     if not journal.exists():
         return
     with open(journal, "rb+") as handle:
+        fcntl.flock(handle, fcntl.LOCK_EX)
         content = handle.read()
         keep = content.rfind(b"\n") + 1
         if keep < len(content):
@@ -123,7 +124,7 @@ def drop_partial_line(journal: Path) -> None:
 
 
 class KernelLock(BaseJournalFileLock):
-    """Lock of a journal that vanishes with its process.
+    """Lock on the journal file itself, which vanishes with its process.
 
     Optuna's own lock files outlive a killed process, and one at a relative path then blocks for ever.
     """
@@ -191,9 +192,7 @@ class Search:
             val = lgb.Dataset(fold.val_features, fold.val_target, reference=train, free_raw_data=True)
             self._data.append((train, val))
         self.study = optuna.create_study(
-            storage=JournalStorage(
-                JournalFileBackend(str(journal), lock_obj=KernelLock(journal.with_suffix(".lock")))
-            ),
+            storage=JournalStorage(JournalFileBackend(str(journal), lock_obj=KernelLock(journal))),
             study_name=name,
             direction="minimize",
             load_if_exists=True,

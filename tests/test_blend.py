@@ -1,0 +1,225 @@
+"""The blender weighs the base models by context, and never at the price of the best of them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import lightgbm as lgb
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from scipy.special import softmax
+
+from perceive import config
+from perceive.blend import combine, constant_scores, fit_blender
+from perceive.features.matrix import CONTEXT
+
+SETTINGS: dict[str, Any] = config.slices(config.Settings())["blend"]
+
+
+def contexts(rng: np.random.Generator, n: int) -> np.ndarray:
+    length = np.eye(3)[rng.integers(0, 3, n)]
+    language = np.eye(2)[rng.integers(0, 2, n)]
+    counts = rng.poisson([0.3, 1.0, 0.5, 25.0], (n, 4))
+    return np.hstack([length, language, counts]).astype(np.float32)
+
+
+def noisy(rng: np.random.Generator, target: np.ndarray, *noise: Any) -> np.ndarray:
+    return np.column_stack([target + sigma * rng.normal(size=len(target)) for sigma in noise])
+
+
+def fit(
+    context: np.ndarray,
+    predictions: np.ndarray,
+    target: np.ndarray,
+    *,
+    folds: int = 5,
+    threads: int = 1,
+    **changes: Any,
+) -> tuple[lgb.Booster, dict[str, Any]]:
+    fold = np.arange(len(target)) % folds
+    return fit_blender(context, predictions, target, fold, CONTEXT, {**SETTINGS, **changes}, threads=threads)
+
+
+def raw(booster: lgb.Booster, context: np.ndarray) -> np.ndarray:
+    return np.asarray(booster.predict(context, raw_score=True))
+
+
+def rmse(a: np.ndarray, b: np.ndarray) -> float:
+    return float(np.sqrt(np.mean((a - b) ** 2)))
+
+
+def experts(n: int = 1500, seed: int = 0) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """The first base is good on SHORT texts, the second on the others, the third nowhere."""
+    rng = np.random.default_rng(seed)
+    context, target = contexts(rng, n), rng.random(n)
+    short = context[:, 0] > 0
+    return context, noisy(rng, target, np.where(short, 0.02, 0.3), np.where(short, 0.3, 0.02), 0.5), target
+
+
+def test_experts_of_a_context_are_found() -> None:
+    context, predictions, target = experts()
+    booster, facts = fit(context, predictions, target)
+    alpha = softmax(raw(booster, context), axis=1)
+    short = context[:, 0] > 0
+    assert alpha[short, 0].mean() > 0.9 and alpha[~short, 1].mean() > 0.9
+    assert alpha[:, 2].max() < 0.1
+    assert facts["rounds"] > 0
+    assert facts["gain_over_best_base"] > 0.7 and facts["rmse"] < 0.5 * facts["rmse_constant_weights"]
+    # What cross-validation promised holds for new rows, too.
+    context, predictions, target = experts(seed=1)
+    assert rmse(combine(raw(booster, context), predictions), target) < 1.1 * facts["rmse"]
+
+
+def test_the_weights_sum_to_one() -> None:
+    context, predictions, target = experts(400)
+    booster, _ = fit(context, predictions, target)
+    alpha = softmax(raw(booster, context), axis=1)
+    np.testing.assert_allclose(alpha.sum(axis=1), 1)
+    assert (alpha >= 0).all()
+    blend = combine(raw(booster, context), predictions)
+    assert (blend <= predictions.max(axis=1) + 1e-12).all() and (
+        blend >= predictions.min(axis=1) - 1e-12
+    ).all()
+    np.testing.assert_allclose(blend, (alpha * predictions).sum(axis=1))
+
+
+@settings(max_examples=12, deadline=None)
+@given(st.integers(0, 10_000), st.integers(1, 5), st.booleans())
+def test_it_is_never_worse_than_the_best_base_by_more_than_a_hair(seed: int, k: int, alike: bool) -> None:
+    rng = np.random.default_rng(seed)
+    context, target = contexts(rng, 300), rng.random(300)
+    noise = np.full(k, 0.1) if alike else rng.uniform(0.02, 0.4, k)
+    predictions = noisy(rng, target, *noise)
+    booster, facts = fit(context, predictions, target)
+    assert facts["rmse"] <= 1.01 * min(facts["rmse_bases"])
+    assert facts["rmse_bases"] == pytest.approx([rmse(column, target) for column in predictions.T])
+    assert rmse(combine(raw(booster, context), predictions), target) <= 1.01 * min(facts["rmse_bases"])
+    if alike and k > 2:
+        assert facts["gain_over_best_base"] > 0.2, "the mean of independent errors is smaller"
+
+
+def test_the_fewest_rounds_of_the_best_are_taken() -> None:
+    _, facts = fit(*experts(600))
+    by_rounds = {int(rounds): value for rounds, value in facts["rmse_by_rounds"].items()}
+    assert min(by_rounds) == 0 and max(by_rounds) <= SETTINGS["max_trees"] and len(by_rounds) > 5
+    assert by_rounds[0] == facts["rmse_constant_weights"]
+    near = [rounds for rounds, value in by_rounds.items() if value <= min(by_rounds.values()) * (1 + 1e-4)]
+    assert facts["rounds"] == min(near) and facts["rmse"] == by_rounds[facts["rounds"]]
+
+
+def test_a_context_that_does_not_help_gets_constant_weights() -> None:
+    rng = np.random.default_rng(0)
+    context, target = contexts(rng, 600), rng.random(600)
+    predictions = noisy(rng, target, 0.1, 0.2)
+    booster, facts = fit(context, predictions, target, max_trees=0)
+    assert facts["rounds"] == 0
+    scores = raw(booster, context)
+    assert (scores == scores[0]).all()
+    # Inverse variances: four to one.
+    np.testing.assert_allclose(softmax(scores[0]), [0.8, 0.2], atol=0.05)
+    np.testing.assert_allclose(softmax(scores[0]), softmax(constant_scores(predictions, target)), atol=1e-6)
+
+
+@pytest.mark.parametrize("helpful", [True, False])
+def test_the_text_model_holds_all_of_it(tmp_path: Path, helpful: bool) -> None:
+    context, predictions, target = experts(500)
+    booster, facts = fit(context, predictions, target, max_trees=20 if helpful else 0)
+    assert (facts["rounds"] > 0) == helpful
+    path = tmp_path / "model.txt"
+    booster.save_model(str(path))
+    read = lgb.Booster(model_file=str(path))
+    rows = contexts(np.random.default_rng(9), 200)
+    np.testing.assert_array_equal(raw(read, rows), raw(booster, rows))
+    assert read.num_trees() == 3 * max(facts["rounds"], 1)
+    assert rmse(combine(raw(read, context), predictions), target) <= 1.02 * facts["rmse"]
+    assert facts["mean_weights"] == pytest.approx(softmax(raw(read, context), axis=1).mean(axis=0))
+
+
+def test_it_is_the_same_on_every_run_and_thread_count() -> None:
+    data = experts(400)
+    (first, facts), (again, _) = fit(*data), fit(*data)
+    threaded, _ = fit(*data, threads=2)
+    rows = contexts(np.random.default_rng(9), 100)
+    assert facts["rounds"] > 0
+    np.testing.assert_array_equal(raw(first, rows), raw(again, rows))
+    np.testing.assert_array_equal(raw(first, rows), raw(threaded, rows))
+
+
+def test_weights_follow_their_base_model() -> None:
+    context, predictions, target = experts(500)
+    _, facts = fit(context, predictions, target)
+    _, turned = fit(context, predictions[:, ::-1], target)
+    np.testing.assert_allclose(facts["mean_weights"], turned["mean_weights"][::-1], atol=0.02)
+
+
+@pytest.mark.parametrize("n", [2, 3, 10])
+def test_tiny_data(n: int) -> None:
+    rng = np.random.default_rng(n)
+    context, target = contexts(rng, n), rng.random(n)
+    predictions = noisy(rng, target, 0.1, 0.3)
+    booster, facts = fit(context, predictions, target, folds=2)
+    assert np.isfinite(raw(booster, context)).all() and np.isfinite(facts["rmse"])
+    assert raw(booster, context).shape == (n, 2)
+
+
+def test_a_constant_context() -> None:
+    rng = np.random.default_rng(0)
+    context, target = np.zeros((200, 9), dtype=np.float32), rng.random(200)
+    booster, facts = fit(context, noisy(rng, target, 0.1, 0.4), target)
+    assert facts["rounds"] == 0 and len(facts["rmse_by_rounds"]) == 1
+    assert softmax(raw(booster, context), axis=1)[0, 0] > 0.85
+
+
+def test_a_context_that_is_constant_in_some_fold() -> None:
+    rng = np.random.default_rng(0)
+    context, target = np.zeros((90, 9), dtype=np.float32), rng.random(90)
+    context[::3, 0] = 1  # the rows of the first of three folds
+    booster, facts = fit(context, noisy(rng, target, 0.1, 0.4), target, folds=3, min_data_in_leaf=5)
+    assert np.isfinite(raw(booster, context)).all() and facts["rmse"] <= 1.02 * min(facts["rmse_bases"])
+
+
+@pytest.mark.parametrize("value", [0.5, 0.0, 1.0])
+def test_a_base_with_constant_predictions(value: float) -> None:
+    rng = np.random.default_rng(0)
+    context, target = contexts(rng, 300), rng.random(300)
+    predictions = np.column_stack([noisy(rng, target, 0.05), np.full(300, value)])
+    booster, facts = fit(context, predictions, target)
+    assert softmax(raw(booster, context), axis=1)[:, 0].min() > 0.8
+    assert facts["rmse"] <= 1.01 * min(facts["rmse_bases"])
+
+
+def test_bases_that_agree_share_the_weight() -> None:
+    rng = np.random.default_rng(0)
+    context, target = contexts(rng, 300), rng.random(300)
+    predictions = np.repeat(noisy(rng, target, 0.1), 3, axis=1)
+    booster, facts = fit(context, predictions, target)
+    np.testing.assert_allclose(softmax(raw(booster, context), axis=1), 1 / 3, atol=1e-3)
+    assert facts["rmse"] == pytest.approx(facts["rmse_bases"][0])
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.integers(0, 10_000), st.integers(2, 5))
+def test_constant_weights_are_the_best_on_the_simplex(seed: int, k: int) -> None:
+    rng = np.random.default_rng(seed)
+    target = rng.random(120)
+    predictions = noisy(rng, target, *rng.uniform(0.05, 0.5, k)) + rng.normal(0, 0.1, k)
+    scores = constant_scores(predictions, target)
+    best = rmse(predictions @ softmax(scores), target)
+    for other in [*np.eye(k), *rng.dirichlet(np.full(k, 0.5), 50)]:
+        assert best <= rmse(predictions @ other, target) * 1.01
+
+
+@pytest.mark.parametrize("where", ["prediction", "label"])
+def test_values_must_be_finite(where: str) -> None:
+    context, predictions, target = experts(60)
+    (predictions if where == "prediction" else target)[3] = np.nan
+    with pytest.raises(ValueError, match="not finite"):
+        fit(context, predictions, target)
+
+
+def test_one_fold_is_an_error() -> None:
+    with pytest.raises(ValueError, match="two folds at least"):
+        fit(*experts(60), folds=1)
