@@ -335,7 +335,8 @@ class EmbeddingCache:
                 )
             for key, vector in zip(part, vectors, strict=True):
                 out[rows[key]] = vector
-            log.info("embedded %d of %d new texts", start + len(part), len(missing))
+            if len(missing) > block:
+                log.info("embedded %d of %d new texts", start + len(part), len(missing))
         return out, len(missing)
 
     def close(self) -> None:

@@ -18,11 +18,11 @@ def strata_labels(entries: Iterable[Item | Reject]) -> pd.DataFrame | None:
         item_id, and core (of invoked) and valence as far as there are any, missing where an item has none;
         None without either.
     """
-    rows = [
-        (entry.item_id, entry.labels["invoked"][0][0] if "invoked" in entry.labels else None,
-         entry.labels["valence"][0] if "valence" in entry.labels else None)
-        for entry in entries
-        if isinstance(entry, Item)
-    ]  # fmt: skip
+    rows = []
+    for entry in entries:
+        if isinstance(entry, Item):
+            path = entry.labels.get("invoked", (None,))[0]
+            valence = entry.labels.get("valence", (None,))[0]
+            rows.append((entry.item_id, path[0] if isinstance(path, tuple) else None, valence))
     frame = pd.DataFrame(rows, columns=["item_id", "core", "valence"]).dropna(axis="columns", how="all")
     return frame if len(frame.columns) > 1 else None

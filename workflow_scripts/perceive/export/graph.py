@@ -432,8 +432,11 @@ def compile_exact(
     config = dict(EXACT_CONFIG)
     if threads is None and batch == 1:
         threads = 1
-    if threads is not None and device == "CPU":
-        config["INFERENCE_NUM_THREADS"] = str(threads)
+    if device == "CPU":
+        # Pinned, two processes of one thread each would share the first core.
+        config["ENABLE_CPU_PINNING"] = "NO"
+        if threads is not None:
+            config["INFERENCE_NUM_THREADS"] = str(threads)
     return core.compile_model(model, device, config)
 
 
