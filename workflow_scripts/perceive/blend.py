@@ -41,15 +41,15 @@ def combine(scores: np.ndarray, predictions: np.ndarray) -> np.ndarray:
 def constant_scores(predictions: np.ndarray, target: np.ndarray) -> np.ndarray:
     """Scores [k] of the best weights that do not depend on the context (least squares on the simplex)."""
     k = predictions.shape[1]
-    spread = float(np.mean((predictions - predictions.mean(axis=1, keepdims=True)) ** 2)) + 1e-12
+    # A slight pull towards equal weights makes the optimum unique where base models agree. It is measured by
+    # the error that is left, so that one base model far off cannot strengthen it.
+    penalty = 1e-4 * float(np.mean((predictions - target[:, None]) ** 2, axis=0).min()) + 1e-12
 
     def loss(scores: np.ndarray) -> tuple[float, np.ndarray]:
         alpha = softmax(scores)
         blend = predictions @ alpha
         error = blend - target
         gradient = 2 * alpha * (error @ (predictions - blend[:, None])) / len(target)
-        # A slight pull towards equal weights makes the optimum unique where base models agree.
-        penalty = 1e-3 * spread
         return float(np.mean(error**2) + penalty * scores @ scores), gradient + 2 * penalty * scores
 
     result = minimize(loss, np.zeros(k), jac=True, method="L-BFGS-B", bounds=[(-8, 8)] * k)

@@ -246,7 +246,7 @@ class TuningSettings(Section):
         lt=1,
         description="Among trials within this share of the best, the cheapest to serve is taken.",
     )
-    max_trees: int = Field(500, ge=10, description="Boosting rounds of a trial at most.")
+    max_trees: int = Field(800, ge=10, description="Boosting rounds of a trial at most.")
     stopping_rounds: int = Field(
         25, ge=1, description="A fold stops growing after this many rounds without a gain."
     )

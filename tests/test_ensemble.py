@@ -1,0 +1,252 @@
+"""The assembled model, its export, and that an export that answers otherwise is refused."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import lightgbm as lgb
+import numpy as np
+import openvino as ov
+import pytest
+from scipy.special import softmax
+
+from perceive import config
+from perceive.blend import fit_blender
+from perceive.calibration import Calibrator, fit_calibrator
+from perceive.ensemble import RegressionEnsemble, base_columns
+from perceive.export import report
+from perceive.export.report import ExportError, export_variable
+from perceive.features.matrix import ALL, BASE_FEATURES, BASES, CONTEXT
+from perceive.models import fit
+
+SLICES = config.slices(config.Settings())
+SETTINGS = {"latency_repeats": 10, "adversarial_rows": 400, "parity_rmse": 1e-5}
+PARAMETERS = {"learning_rate": 0.1, "num_leaves": 7, "max_depth": 4, "min_data_in_leaf": 10, "max_bin": 31}
+
+
+def rows(n: int, seed: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Features, context and labels of n items."""
+    rng = np.random.default_rng(seed)
+    features = rng.normal(size=(n, len(ALL))).astype(np.float32)
+    context = np.hstack([np.eye(3)[rng.integers(0, 3, n)], rng.integers(0, 4, (n, 6))]).astype(np.float32)
+    parts = [ALL.index(name) for name in ("lex_valence", "emb_007", "hour_sin")]
+    signal = features[:, parts] @ [0.1, 0.08, 0.05] + 0.05 * context[:, 0] * features[:, parts[0]]
+    return features, context, np.clip(0.5 + signal + 0.03 * rng.normal(size=n), 0, 1)
+
+
+def train(seed: int = 0, trees: int = 12) -> RegressionEnsemble:
+    features, context, target = rows(400, seed)
+    bases = {
+        name: fit(
+            features[:, base_columns(name)],
+            target,
+            BASE_FEATURES[name],
+            PARAMETERS,
+            trees=trees,
+            seed=seed,
+            threads=1,
+        )
+        for name in BASES
+    }
+    predictions = np.column_stack([bases[name].predict(features[:, base_columns(name)]) for name in BASES])
+    settings = {**SLICES["blend"], "max_trees": 6, "min_data_in_leaf": 20}
+    blender, _ = fit_blender(context, predictions, target, np.arange(400) % 3, CONTEXT, settings)
+    ensemble = RegressionEnsemble(bases, blender)
+    features, context, target = rows(300, seed + 100)
+    raw = ensemble.predict(features, context)["raw"].to_numpy()
+    return replace(ensemble, calibrator=fit_calibrator(raw, target, SLICES["calibration"]))
+
+
+@pytest.fixture(scope="module")
+def ensemble() -> RegressionEnsemble:
+    return train()
+
+
+# --- The ensemble ------------------------------------------------------------------------------------------
+
+
+def test_each_base_reads_its_own_columns() -> None:
+    assert [len(base_columns(name)) for name in BASES] == [15, 390, 13, 418]
+    for name in BASES:
+        assert tuple(ALL[column] for column in base_columns(name)) == BASE_FEATURES[name]
+
+
+def test_predictions_are_blended_and_calibrated(ensemble: RegressionEnsemble) -> None:
+    features, context, target = rows(200, 7)
+    found = ensemble.predict(features, context)
+    assert list(found.columns) == [*BASES, *(f"alpha_{name}" for name in BASES), "raw", "calibrated"]
+    for name in BASES:
+        own = ensemble.bases[name].predict(features[:, base_columns(name)])
+        np.testing.assert_array_equal(found[name], own)
+    alpha = found[[f"alpha_{name}" for name in BASES]].to_numpy()
+    np.testing.assert_allclose(alpha, softmax(ensemble.blender.predict(context, raw_score=True), axis=1))
+    np.testing.assert_allclose(alpha.sum(axis=1), 1)
+    np.testing.assert_allclose(found["raw"], (alpha * found[list(BASES)].to_numpy()).sum(axis=1))
+    assert ensemble.calibrator is not None
+    np.testing.assert_array_equal(found["calibrated"], ensemble.calibrator.predict(found["raw"].to_numpy()))
+    assert np.corrcoef(found["calibrated"], target)[0, 1] > 0.8
+    assert "calibrated" not in replace(ensemble, calibrator=None).predict(features, context)
+
+
+def test_it_is_read_from_its_files(ensemble: RegressionEnsemble, tmp_path: Path) -> None:
+    paths = []
+    for name, booster in ensemble.bases.items():
+        paths.append(tmp_path / name / "model.txt")
+        paths[-1].parent.mkdir()
+        booster.save_model(str(paths[-1]))
+    blender = tmp_path / "blend.txt"
+    ensemble.blender.save_model(str(blender))
+    assert ensemble.calibrator is not None
+    calibrator = Calibrator.from_dict(json.loads(json.dumps(ensemble.calibrator.to_dict())))
+    read = RegressionEnsemble.load([str(path) for path in paths], blender, calibrator)
+    assert tuple(read.bases) == BASES
+    features, context, _ = rows(50, 3)
+    np.testing.assert_array_equal(read.predict(features, context), ensemble.predict(features, context))
+
+
+def test_no_rows_give_no_predictions(ensemble: RegressionEnsemble) -> None:
+    # So that calibration can say that val has no labels, rather than LightGBM that it has no data.
+    features, context, _ = rows(3, 0)
+    assert ensemble.predict(features[:0], context[:0]).shape == (0, 10)
+
+
+# --- The export --------------------------------------------------------------------------------------------
+
+
+def export(ensemble: RegressionEnsemble, path: Path, **changes: Any) -> tuple[dict[str, Any], dict[str, Any]]:
+    features, context, _ = rows(100, 5)
+    rng = np.random.default_rng(137)
+    return export_variable("valence", ensemble, features, context, path, {**SETTINGS, **changes}, rng=rng)
+
+
+def test_the_export_answers_as_the_models_do(ensemble: RegressionEnsemble, tmp_path: Path) -> None:
+    path = tmp_path / "fp32" / "model.xml"
+    proof, latency = export(ensemble, path)
+    assert {name: proof["leaf_equality"][name] for name in (*BASES, "blender")} == dict.fromkeys(
+        (*BASES, "blender"), 1.0
+    )
+    assert 200 <= proof["leaf_equality"]["rows"] <= 400
+    assert proof["val"]["rows"] == 100 and proof["val"]["rmse"] <= 1e-6
+    assert proof["adversarial"]["rmse"] <= 1e-5
+    assert proof["bytes"] == sum(part.stat().st_size for part in path.parent.iterdir())
+    assert proof["trees"] == {
+        **dict.fromkeys(BASES, 12), "blender": ensemble.blender.num_trees()
+    }  # fmt: skip
+    json.dumps([proof, latency], allow_nan=False)
+    # The file alone, on other rows, without this library.
+    features, context, _ = rows(40, 11)
+    compiled = ov.Core().compile_model(path, "CPU", latency["compile"])
+    answer = compiled([features, context])["calibrated"][:, 0]
+    np.testing.assert_allclose(answer, ensemble.predict(features, context)["calibrated"], atol=1e-5)
+    assert sorted(part.name for part in path.parent.iterdir()) == ["model.bin", "model.xml"]
+
+    assert set(latency["batch"]) == {"1", "8", "64"}, "no batch larger than the rows at hand"
+    for times in latency["batch"].values():
+        assert set(times) == {"openvino", "lightgbm", "lightgbm_one_thread"}
+        assert all(0 < entry["p50_ms"] <= entry["p95_ms"] <= entry["p99_ms"] for entry in times.values())
+    assert set(latency["absent_devices"]) <= {"GPU", "NPU"}
+    available = {name.split(".")[0] for name in ov.Core().available_devices}
+    assert set(latency["absent_devices"]).isdisjoint(available)
+
+
+def test_an_export_is_the_same_every_time(ensemble: RegressionEnsemble, tmp_path: Path) -> None:
+    first, _ = export(ensemble, tmp_path / "a" / "model.xml")
+    second, _ = export(ensemble, tmp_path / "b" / "model.xml")
+    assert first == second
+    assert (tmp_path / "a" / "model.bin").read_bytes() == (tmp_path / "b" / "model.bin").read_bytes()
+
+
+def test_only_a_calibrated_ensemble_is_exported(ensemble: RegressionEnsemble, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="only a calibrated ensemble"):
+        export(replace(ensemble, calibrator=None), tmp_path / "model.xml")
+
+
+def sabotage(monkeypatch: pytest.MonkeyPatch, **wrong: Any) -> None:
+    """Let the graph be built from other parts than those that are proven."""
+    build = report.build_variable_model
+
+    def built(
+        variable: str, bases: Any, blender: Any, x: Any, y: Any, feature_names: Any, context_names: Any
+    ) -> ov.Model:
+        bases = [(name, wrong.get(name, booster), columns) for name, booster, columns in bases]
+        x, y = wrong.get("knots", (x, y))
+        return build(variable, bases, wrong.get("blender", blender), x, y, feature_names, context_names)
+
+    monkeypatch.setattr(report, "build_variable_model", built)
+
+
+def moved_threshold(booster: lgb.Booster) -> lgb.Booster:
+    """The same model with its first threshold a thousandth lower."""
+    text = booster.model_to_string()
+    line = next(line for line in text.splitlines() if line.startswith("threshold=") and line != "threshold=")
+    first, _, others = line.removeprefix("threshold=").partition(" ")
+    text = text.replace(line, f"threshold={float(first) - 1e-3!r} {others}".rstrip(), 1)
+    # LightGBM aborts where the sizes are wrong, and does without them.
+    lines = [line for line in text.splitlines() if not line.startswith("tree_sizes=")]
+    return lgb.Booster(model_str="\n".join(lines) + "\n")
+
+
+def moved_leaf(booster: lgb.Booster, by: float) -> lgb.Booster:
+    """The same model with other values at the leaves of one tree."""
+    other = lgb.Booster(model_str=booster.model_to_string())
+    for leaf in range(booster.dump_model(num_iteration=1)["tree_info"][0]["num_leaves"]):
+        other.set_leaf_output(0, leaf, other.get_leaf_output(0, leaf) + by)
+    return other
+
+
+@pytest.mark.parametrize("name", [*BASES, "blender"])
+def test_a_threshold_that_moved_a_little_is_found(
+    ensemble: RegressionEnsemble, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    booster = ensemble.blender if name == "blender" else ensemble.bases[name]
+    sabotage(monkeypatch, **{name: moved_threshold(booster)})
+    with pytest.raises(
+        ExportError, match=rf"the IR of valence walks to other leaves than LightGBM: {name} 9\d\."
+    ):
+        export(ensemble, tmp_path / "model.xml")
+
+
+def test_models_of_another_training_are_found(
+    ensemble: RegressionEnsemble, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sabotage(monkeypatch, eb=train(seed=1).bases["eb"])
+    with pytest.raises(ExportError):
+        export(ensemble, tmp_path / "model.xml")
+
+
+def test_models_with_another_number_of_trees_are_found(
+    ensemble: RegressionEnsemble, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sabotage(monkeypatch, full=train(trees=5).bases["full"])
+    with pytest.raises(
+        ExportError, match="cannot be compared with LightGBM: the graph was built from other models"
+    ):
+        export(ensemble, tmp_path / "model.xml")
+
+
+@pytest.mark.parametrize(("name", "by"), [("eb", 0.001), ("blender", 2.0)])
+def test_leaf_values_that_moved_are_found(
+    ensemble: RegressionEnsemble, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, by: float
+) -> None:
+    booster = ensemble.blender if name == "blender" else ensemble.bases[name]
+    sabotage(monkeypatch, **{name: moved_leaf(booster, by)})
+    with pytest.raises(ExportError, match=r"differs from its models: RMSE .* on val"):
+        export(ensemble, tmp_path / "model.xml")
+
+
+def test_another_calibrator_is_found(
+    ensemble: RegressionEnsemble, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert ensemble.calibrator is not None
+    x, y = ensemble.calibrator.x, ensemble.calibrator.y
+    sabotage(monkeypatch, knots=(x, np.clip(y + np.float32(1e-4), 0, 1)))
+    with pytest.raises(ExportError, match="differs from its models"):
+        export(ensemble, tmp_path / "model.xml")
+
+
+def test_the_limit_is_that_of_the_settings(ensemble: RegressionEnsemble, tmp_path: Path) -> None:
+    with pytest.raises(ExportError, match="differs from its models"):
+        export(ensemble, tmp_path / "model.xml", parity_rmse=1e-12)
