@@ -81,8 +81,13 @@ include: "rules/common.smk"
 
 
 if SETTINGS.corpus.annotations:
-    ANNOTATIONS = []
     CORPUS = SETTINGS.corpus
+    try:
+        FILES = input_files(CORPUS, Path.cwd())
+    except CorpusError as error:
+        raise WorkflowError(str(error)) from None
+    # What the readers consume of them is in the state files; a new date alone means nothing.
+    ANNOTATIONS = [ancient(str(path)) for path in FILES]
 else:
     # The generated file is an ordinary input: it changes only when its rule runs again.
     ANNOTATIONS = [f"{RESULTS}/corpus/annotations.jsonl"]
@@ -98,7 +103,7 @@ if workflow.is_main_process:
     if SETTINGS.corpus.annotations:
         try:
             state.write_data(
-                input_files(CORPUS, Path.cwd()),
+                FILES,
                 [slices["ingest"], Path(code("items")).read_text()],
                 lambda: content_digests(CORPUS, Path.cwd()),
             )

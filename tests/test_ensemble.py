@@ -227,7 +227,7 @@ def test_models_with_another_number_of_trees_are_found(
         export(ensemble, tmp_path / "model.xml")
 
 
-@pytest.mark.parametrize(("name", "by"), [("eb", 0.001), ("blender", 2.0)])
+@pytest.mark.parametrize(("name", "by"), [("full", 0.001), ("blender", 2.0)])
 def test_leaf_values_that_moved_are_found(
     ensemble: RegressionEnsemble, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, by: float
 ) -> None:
