@@ -16,9 +16,9 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
-from perceive.corpus.synthesize import generate, scaled, write_jsonl
-
 from test_workflow import VARIABLES, Project, scripts_of, wait_for
+
+from perceive.corpus.synthesize import generate, scaled, write_jsonl
 
 
 def prepare(folder: Path) -> Project:

@@ -81,8 +81,8 @@ class Line:
 
 
 @contextmanager
-def running(folder: Path, *, shell: str | None, named: bool) -> Iterator[Line]:
-    path = script(folder, f"open({str(folder / 'job')!r}, 'w').write(str(os.getpid()))\ntime.sleep(60)")
+def running(folder: Path, *, shell: str | None, named: bool, work: str = "time.sleep(60)") -> Iterator[Line]:
+    path = script(folder, f"open({str(folder / 'job')!r}, 'w').write(str(os.getpid()))\n{work}")
     (folder / "runner.py").write_text(RUNNER)
     command = [sys.executable, str(path)]
     if shell:
@@ -117,6 +117,13 @@ def running(folder: Path, *, shell: str | None, named: bool) -> Iterator[Line]:
 def test_a_job_dies_with_its_runner(tmp_path: Path, shell: str | None, named: bool) -> None:
     with running(tmp_path, shell=shell, named=named) as line:
         assert alive(line.job)
+        os.kill(line.runner, signal.SIGKILL)
+        assert wait(lambda: not alive(line.job), 5)
+
+
+def test_a_job_in_a_long_call_of_c_code_dies_too(tmp_path: Path) -> None:
+    # No other thread of the job gets its turn: only the kernel can end it.
+    with running(tmp_path, shell=None, named=True, work="sum(range(10**12))") as line:
         os.kill(line.runner, signal.SIGKILL)
         assert wait(lambda: not alive(line.job), 5)
 

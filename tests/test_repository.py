@@ -1,4 +1,4 @@
-"""The house is in order: pins, environment files, the README's picture of the DAG, no format that runs code."""
+"""The house is in order: pins, environment files, the README's picture, no format that runs code."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The real DAG on a small corpus: built once, killed once on the way, then asked what a change would rebuild."""
+"""The real DAG on a small corpus: built, killed on the way, then asked what a change would rebuild."""
 
 from __future__ import annotations
 
@@ -18,6 +18,7 @@ import openvino as ov
 import pandas as pd
 import pytest
 import yaml
+
 from perceive.corpus.synthesize import generate, scaled, write_jsonl
 
 REPOSITORY = Path(__file__).resolve().parent.parent
