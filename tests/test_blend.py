@@ -73,6 +73,20 @@ def test_experts_of_a_context_are_found() -> None:
     assert rmse(combine(raw(booster, context), predictions), target) < 1.1 * facts["rmse"]
 
 
+def test_scores_stay_small_where_one_base_has_nearly_all_the_weight() -> None:
+    rng = np.random.default_rng(0)
+    context = contexts(rng, 400)
+    words, sentence, time = rng.normal(size=(3, 400))
+    target = 0.5 + 0.15 * np.where(context[:, 0] > 0, words, sentence) + 0.03 * rng.normal(size=400)
+    # As real bases: all too careful, and the last, which knows everything, the best nearly everywhere.
+    full = 0.04 * words + 0.07 * sentence
+    predictions = 0.5 + np.column_stack([0.06 * words, 0.03 * sentence, 0.01 * time, full])
+    assert softmax(constant_scores(predictions, target))[3] > 0.9
+    booster, facts = fit(context, predictions, target, min_data_in_leaf=20)
+    assert np.abs(raw(booster, context)).max() < 30
+    assert facts["rounds"] > 0 and facts["rmse"] < 0.95 * facts["rmse_constant_weights"]
+
+
 def test_the_weights_sum_to_one() -> None:
     context, predictions, target = experts(400)
     booster, _ = fit(context, predictions, target)
@@ -86,7 +100,7 @@ def test_the_weights_sum_to_one() -> None:
     np.testing.assert_allclose(blend, (alpha * predictions).sum(axis=1))
 
 
-@settings(max_examples=10, deadline=None)
+@settings(max_examples=6, deadline=None)
 @given(st.integers(0, 10_000), st.integers(2, 5), st.booleans())
 def test_it_is_never_worse_than_the_best_base_by_more_than_a_hair(seed: int, k: int, alike: bool) -> None:
     rng = np.random.default_rng(seed)
@@ -101,13 +115,18 @@ def test_it_is_never_worse_than_the_best_base_by_more_than_a_hair(seed: int, k: 
         assert facts["gain_over_best_base"] > 0.2, "the mean of independent errors is smaller"
 
 
-def test_the_fewest_rounds_of_the_best_are_taken() -> None:
-    _, facts = fit(*experts(600))
+@pytest.mark.parametrize("helpful", [True, False])
+def test_the_fewest_rounds_of_the_best_are_taken(helpful: bool) -> None:
+    context, predictions, target = experts(600)
+    if not helpful:
+        context = contexts(np.random.default_rng(5), 600)
+    _, facts = fit(context, predictions, target)
     by_rounds = {int(rounds): value for rounds, value in facts["rmse_by_rounds"].items()}
     assert min(by_rounds) == 0 and max(by_rounds) <= SETTINGS["max_trees"] and len(by_rounds) > 5
     assert by_rounds[0] == facts["rmse_constant_weights"]
     near = [rounds for rounds, value in by_rounds.items() if value <= min(by_rounds.values()) * (1 + 1e-4)]
     assert facts["rounds"] == min(near) and facts["rmse"] == by_rounds[facts["rounds"]]
+    assert (facts["rounds"] > max(by_rounds) / 2) == helpful
 
 
 def test_a_context_that_does_not_help_gets_constant_weights() -> None:
@@ -192,6 +211,14 @@ def test_a_base_with_constant_predictions(value: float) -> None:
     assert facts["rmse"] <= 1.01 * min(facts["rmse_bases"])
 
 
+def test_a_base_without_error_takes_all() -> None:
+    rng = np.random.default_rng(0)
+    context, target = contexts(rng, 200), rng.random(200)
+    booster, facts = fit(context, noisy(rng, target, 0.0, 0.2), target)
+    assert facts["rmse"] < 1e-3
+    assert softmax(raw(booster, context), axis=1)[:, 0].min() > 0.99
+
+
 def test_bases_that_agree_share_the_weight() -> None:
     rng = np.random.default_rng(0)
     context, target = contexts(rng, 300), rng.random(300)
@@ -210,7 +237,7 @@ def test_constant_weights_are_the_best_on_the_simplex(seed: int, k: int) -> None
     scores = constant_scores(predictions, target)
     best = rmse(predictions @ softmax(scores), target)
     for other in [*np.eye(k), *rng.dirichlet(np.full(k, 0.5), 50)]:
-        assert best <= rmse(predictions @ other, target) * 1.01
+        assert best <= rmse(predictions @ other, target) * 1.002
 
 
 @pytest.mark.parametrize("where", ["prediction", "label"])

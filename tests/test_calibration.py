@@ -78,6 +78,26 @@ def test_it_is_monotone_bounded_and_exact_in_its_file(
     np.testing.assert_array_equal(read.predict(GRID), answers)
 
 
+@settings(max_examples=40, deadline=None)
+@given(st.integers(0, 10_000), st.sampled_from([1.0, 3.0]))
+def test_no_other_function_on_the_knots_fits_better(seed: int, max_slope: float) -> None:
+    rng = np.random.default_rng(seed)
+    raw, observed = rng.random(200), rng.uniform(0.4, 0.6, 200)
+    options = {"max_knots": 8, "rows_per_knot": 1, "max_slope": max_slope, "ridge": 0.0}
+    calibrator = fit_calibrator(raw, observed, options)
+    x, y = calibrator.x.astype(np.float64), calibrator.y.astype(np.float64)
+
+    def error(values: np.ndarray) -> float:
+        return float(np.mean((np.interp(raw, x, values) - observed) ** 2))
+
+    best = error(y)
+    for _ in range(20):
+        slopes = rng.choice([0, 1], len(x) - 1) * rng.uniform(0, max_slope, len(x) - 1)
+        other = rng.uniform(0, 1) + np.r_[0, np.cumsum(slopes * np.diff(x))]
+        for step in (0.01, 0.1, 1.0):
+            assert error(y + step * (other - y)) >= best - 1e-7
+
+
 def sample(n: int, seed: int = 0) -> tuple[np.ndarray, np.ndarray, np.random.Generator]:
     rng = np.random.default_rng(seed)
     truth = np.clip(rng.beta(3, 3, n), 0.02, 0.98)

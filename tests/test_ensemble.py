@@ -32,8 +32,11 @@ def rows(n: int, seed: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     rng = np.random.default_rng(seed)
     features = rng.normal(size=(n, len(ALL))).astype(np.float32)
     context = np.hstack([np.eye(3)[rng.integers(0, 3, n)], rng.integers(0, 4, (n, 6))]).astype(np.float32)
-    parts = [ALL.index(name) for name in ("lex_valence", "emb_007", "hour_sin")]
-    signal = features[:, parts] @ [0.1, 0.08, 0.05] + 0.05 * context[:, 0] * features[:, parts[0]]
+    lexical, embedding, temporal = (
+        features[:, ALL.index(name)] for name in ("lex_valence", "emb_007", "hour_sin")
+    )
+    # The words tell of SHORT items, the embedding of the others: so the weights depend on the context.
+    signal = np.where(context[:, 0] > 0, 0.15 * lexical, 0.15 * embedding) + 0.03 * temporal
     return features, context, np.clip(0.5 + signal + 0.03 * rng.normal(size=n), 0, 1)
 
 
@@ -51,6 +54,8 @@ def train(seed: int = 0, trees: int = 12) -> RegressionEnsemble:
         )
         for name in BASES
     }
+    # Rows that the bases have not learned, as out-of-fold predictions are.
+    features, context, target = rows(400, seed + 50)
     predictions = np.column_stack([bases[name].predict(features[:, base_columns(name)]) for name in BASES])
     settings = {**SLICES["blend"], "max_trees": 6, "min_data_in_leaf": 20}
     blender, _ = fit_blender(context, predictions, target, np.arange(400) % 3, CONTEXT, settings)
@@ -87,7 +92,8 @@ def test_predictions_are_blended_and_calibrated(ensemble: RegressionEnsemble) ->
     np.testing.assert_allclose(found["raw"], (alpha * found[list(BASES)].to_numpy()).sum(axis=1))
     assert ensemble.calibrator is not None
     np.testing.assert_array_equal(found["calibrated"], ensemble.calibrator.predict(found["raw"].to_numpy()))
-    assert np.corrcoef(found["calibrated"], target)[0, 1] > 0.8
+    assert np.corrcoef(found["calibrated"], target)[0, 1] > 0.6
+    assert alpha.std(axis=0).max() > 0.02, "the weights depend on the context"
     assert "calibrated" not in replace(ensemble, calibrator=None).predict(features, context)
 
 
@@ -189,11 +195,11 @@ def moved_threshold(booster: lgb.Booster) -> lgb.Booster:
     return lgb.Booster(model_str="\n".join(lines) + "\n")
 
 
-def moved_leaf(booster: lgb.Booster, by: float) -> lgb.Booster:
+def moved_leaves(booster: lgb.Booster, tree: int, by: float) -> lgb.Booster:
     """The same model with other values at the leaves of one tree."""
     other = lgb.Booster(model_str=booster.model_to_string())
-    for leaf in range(booster.dump_model(num_iteration=1)["tree_info"][0]["num_leaves"]):
-        other.set_leaf_output(0, leaf, other.get_leaf_output(0, leaf) + by)
+    for leaf in range(booster.dump_model()["tree_info"][tree]["num_leaves"]):
+        other.set_leaf_output(tree, leaf, other.get_leaf_output(tree, leaf) + by)
     return other
 
 
@@ -204,7 +210,7 @@ def test_a_threshold_that_moved_a_little_is_found(
     booster = ensemble.blender if name == "blender" else ensemble.bases[name]
     sabotage(monkeypatch, **{name: moved_threshold(booster)})
     with pytest.raises(
-        ExportError, match=rf"the IR of valence walks to other leaves than LightGBM: {name} 9\d\."
+        ExportError, match=rf"the IR of valence walks to other leaves than LightGBM: {name} [89]\d\."
     ):
         export(ensemble, tmp_path / "model.xml")
 
@@ -227,12 +233,14 @@ def test_models_with_another_number_of_trees_are_found(
         export(ensemble, tmp_path / "model.xml")
 
 
-@pytest.mark.parametrize(("name", "by"), [("full", 0.001), ("blender", 2.0)])
+@pytest.mark.parametrize("name", ["full", "blender"])
 def test_leaf_values_that_moved_are_found(
-    ensemble: RegressionEnsemble, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, by: float
+    ensemble: RegressionEnsemble, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
 ) -> None:
     booster = ensemble.blender if name == "blender" else ensemble.bases[name]
-    sabotage(monkeypatch, **{name: moved_leaf(booster, by)})
+    # The first trees of the blender are its outputs, one each: here that of the full model.
+    tree, by = (BASES.index("full"), -2.0) if name == "blender" else (0, 0.001)
+    sabotage(monkeypatch, **{name: moved_leaves(booster, tree, by)})
     with pytest.raises(ExportError, match=r"differs from its models: RMSE .* on val"):
         export(ensemble, tmp_path / "model.xml")
 

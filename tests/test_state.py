@@ -319,6 +319,15 @@ def test_a_visit_to_another_ledger_is_forgotten(ledger: Ledger) -> None:
     assert ledger.note.read_text() == before
 
 
+@pytest.mark.parametrize("damaged", ["", "abc", "abc\n", "abc\n\n", "abc\nx y\n"])
+def test_a_damaged_record_counts_as_none(ledger: Ledger, damaged: str) -> None:
+    ledger.parse()
+    ledger.rule("owner,train")
+    ledger.seen.write_text(damaged)
+    ledger.parse()
+    assert ledger.note.read_text() == "0\n"
+
+
 def test_a_ledger_from_another_machine_is_read_on_the_first_run(ledger: Ledger) -> None:
     ledger.ledger.write_text("owner,train")
     assert ledger.parse()

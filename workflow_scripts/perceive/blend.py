@@ -20,6 +20,10 @@ log = logging.getLogger(__name__)
 PRIOR_ROWS = 50.0
 """Weight, in rows, of the pull towards the best constant weights; keeps tiny data from extreme weights."""
 
+LARGEST_STEP = 5.0
+"""Bound of what one round adds to a score, before the learning rate. Where nearly all weights are 0 or 1 the
+objective is flat, and a Newton step would throw scores to the thousands."""
+
 
 def combine(scores: np.ndarray, predictions: np.ndarray) -> np.ndarray:
     """Blend predictions.
@@ -41,16 +45,18 @@ def combine(scores: np.ndarray, predictions: np.ndarray) -> np.ndarray:
 def constant_scores(predictions: np.ndarray, target: np.ndarray) -> np.ndarray:
     """Scores [k] of the best weights that do not depend on the context (least squares on the simplex)."""
     k = predictions.shape[1]
-    # A slight pull towards equal weights makes the optimum unique where base models agree. It is measured by
-    # the error that is left, so that one base model far off cannot strengthen it.
-    penalty = 1e-4 * float(np.mean((predictions - target[:, None]) ** 2, axis=0).min()) + 1e-12
+    # The error is measured in that of the best base model: the tolerances of the solver are absolute.
+    scale = float(np.mean((predictions - target[:, None]) ** 2, axis=0).min()) + 1e-12
+    # A slight pull towards equal weights makes the optimum unique where base models agree.
+    penalty = 1e-4
 
     def loss(scores: np.ndarray) -> tuple[float, np.ndarray]:
         alpha = softmax(scores)
         blend = predictions @ alpha
         error = blend - target
-        gradient = 2 * alpha * (error @ (predictions - blend[:, None])) / len(target)
-        return float(np.mean(error**2) + penalty * scores @ scores), gradient + 2 * penalty * scores
+        gradient = 2 * alpha * (error @ (predictions - blend[:, None])) / (len(target) * scale)
+        value = float(np.mean(error**2) / scale + penalty * scores @ scores)
+        return value, gradient + 2 * penalty * scores
 
     result = minimize(loss, np.zeros(k), jac=True, method="L-BFGS-B", bounds=[(-8, 8)] * k)
     return result.x - result.x.mean()
@@ -94,6 +100,7 @@ def _train(
         "min_data_in_leaf": settings["min_data_in_leaf"],
         "min_sum_hessian_in_leaf": 0.0,
         "lambda_l2": PRIOR_ROWS,
+        "max_delta_step": LARGEST_STEP,
         "max_bin": 63,
         "seed": settings["seed"],
         "deterministic": True,
@@ -194,7 +201,7 @@ def fit_blender(
         "rmse": float(rmse[best]),
         "rmse_constant_weights": float(rmse[0]),
         "rmse_bases": [float(value) for value in base_rmse],
-        "gain_over_best_base": float(1 - rmse[best] / base_rmse.min()),
+        "gain_over_best_base": float(1 - rmse[best] / max(base_rmse.min(), 1e-12)),
         "mean_weights": [float(value) for value in weights.mean(axis=0)],
     }
     return booster, facts

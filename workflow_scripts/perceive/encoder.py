@@ -279,8 +279,8 @@ class EmbeddingCache:
             raise  # locked, or the disk is full: the file itself is sound
         except sqlite3.DatabaseError:
             log.warning("%s is damaged and is begun anew; all texts are embedded again", path)
-            for name in (path.name, f"{path.name}-journal"):
-                path.with_name(name).unlink(missing_ok=True)
+            # SQLite itself drops a journal that is left beside a new file.
+            path.unlink()
             self._db = self._open(path)
 
     def _open(self, path: Path) -> sqlite3.Connection:

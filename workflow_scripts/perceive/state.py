@@ -176,12 +176,13 @@ class StateWriter:
         """
         try:
             left, note = seen.read_text(encoding="utf-8").split("\n", 1)
-        except (FileNotFoundError, ValueError):
-            left, note = "", "0\n"
+            serial = int(note.split()[0])
+        except (FileNotFoundError, ValueError, IndexError):
+            note = "0\n"  # the first run, or the record is damaged
         else:
             current = ledger_hash(ledger)
             if current != left:
-                note = f"{int(note.split()[0]) + 1} {current}\n"
+                note = f"{serial + 1} {current}\n"
         io.write_text_if_changed(self.folder / "data" / "ledger.sha256", note)
 
 
