@@ -1,4 +1,4 @@
-# Input functions that the rules share: state files (see perceive/state.py), and settings of a base model.
+# Input functions that the rules share: state files (see perceive/state.py), files that settings name.
 
 
 def code(script):
@@ -20,3 +20,11 @@ def base_settings(wildcards):
 def tuned(wildcards):
     """The search's result, for the tuned base model alone."""
     return f"{RESULTS}/tuning/{wildcards.variable}/best.json" if wildcards.base == "full" else []
+
+
+def encoder_files(wildcards):
+    """Files of an encoder given as a folder; those of a package are pinned by the lock file."""
+    model = SETTINGS.encoders[wildcards.language].model
+    if model.startswith("package:"):
+        return []
+    return sorted(str(path) for path in Path(model).expanduser().rglob("*") if path.is_file())

@@ -3,6 +3,7 @@
 
 rule encoder:
     input:
+        source=encoder_files,
         settings=settings("encoder"),
         code=code("encoder"),
     output:

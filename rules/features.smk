@@ -4,6 +4,7 @@
 rule lexical:
     input:
         corpus=f"{RESULTS}/corpus/items.parquet",
+        licensed=list(SETTINGS.features.licensed_lexicons.values()),
         settings=settings("lexical"),
         code=code("lexical"),
     output:
