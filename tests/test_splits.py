@@ -191,7 +191,7 @@ def test_the_largest_owner_is_not_always_in_train():
 
 
 def test_items_are_even_although_a_few_owners_have_most_of_them():
-    """No bound holds for every draw (one owner may have 9 % of the items), so a fixed set of draws is measured."""
+    """One owner may have 9 % of the items, so no bound holds for every draw: fixed draws are measured."""
     off_split, off_fold = [], []
     for seed in [*range(30), 77]:
         rng = np.random.default_rng(seed)
