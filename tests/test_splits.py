@@ -16,7 +16,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from perceive import ledger as ledgers
-from perceive import splits
+from perceive import splits, state
 
 SALT = "pepper"
 SHARES = (0.70, 0.15, 0.15)
@@ -422,15 +422,15 @@ def test_ledger_round_trip(written):
 
 def test_ledger_only_grows_and_is_left_alone_otherwise(written):
     path, owners = written
-    digest, touched = ledgers.ledger_digest(path), path.stat().st_mtime_ns
+    digest, touched = state.ledger_hash(path), path.stat().st_mtime_ns
     ledgers.update_ledger(path, owners.iloc[:5], SALT)  # owners that left the corpus stay in the ledger
-    assert path.stat().st_mtime_ns == touched and ledgers.ledger_digest(path) == digest
+    assert path.stat().st_mtime_ns == touched and state.ledger_hash(path) == digest
     before = set(path.read_text().splitlines()[2:])
     more = assign(corpus(45, 8), None, ledgers.read_ledger(path, SALT))
     assert len(ledgers.update_ledger(path, more, SALT)) == 45
     assert before < set(path.read_text().splitlines()[2:])
-    assert ledgers.ledger_digest(path) != digest
-    assert ledgers.ledger_digest(path.with_name("none.csv")) == "absent"
+    assert state.ledger_hash(path) != digest
+    assert state.ledger_hash(path.with_name("none.csv")) == "absent"
 
 
 def test_ledger_refuses_to_move_an_owner(written):
@@ -487,10 +487,10 @@ def test_a_damaged_ledger_is_an_error_that_names_line_and_remedy(written, damage
 
 def test_ledger_tolerates_windows_line_ends_but_no_binary(written):
     path, _ = written
-    digest = ledgers.ledger_digest(path)
+    digest = state.ledger_hash(path)
     path.write_bytes(path.read_bytes().replace(b"\n", b"\r\n"))
     assert len(ledgers.read_ledger(path, SALT)) == 30
-    assert ledgers.ledger_digest(path) == digest
+    assert state.ledger_hash(path) == digest
     path.write_bytes(path.read_bytes() + b"\xff\xfe")
     with pytest.raises(ledgers.LedgerError, match="line 33: not UTF-8"):
         ledgers.read_ledger(path, SALT)

@@ -207,20 +207,6 @@ def update_ledger(
         return merged
 
 
-def ledger_digest(path: str | os.PathLike[str]) -> str:
-    """Return a digest of the ledger's content (line endings aside), or ``"absent"``.
-
-    The rule that splits both reads and extends the ledger. A digest that is to trigger it must therefore
-    ignore the rule's own additions: let the rule store this digest when it is done, and treat the ledger as
-    changed only when it differs from the stored one.
-    """
-    try:
-        raw = Path(path).read_bytes()
-    except FileNotFoundError:
-        return "absent"
-    return hashlib.sha256(raw.replace(b"\r\n", b"\n")).hexdigest()
-
-
 def _parse_header(path: Path, line: str) -> dict[str, str]:
     title, *pairs = line.split("; ")
     header = dict(pair.split("=", 1) for pair in pairs if "=" in pair)

@@ -187,8 +187,11 @@ class StateWriter:
 
 
 def ledger_hash(ledger: Path) -> str:
-    """Hash of the ledger's content, or ``absent``."""
-    return file_sha256(ledger) if ledger.exists() else "absent"
+    """Hash of the ledger's content (line endings aside: a checkout may change them), or ``absent``."""
+    try:
+        return hashlib.sha256(ledger.read_bytes().replace(b"\r\n", b"\n")).hexdigest()
+    except FileNotFoundError:
+        return "absent"
 
 
 def record_ledger(ledger: Path, note: Path, seen: Path) -> None:

@@ -21,7 +21,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from perceive.corpus.reader import CorpusError, Item, Reject, Tally, read_annotations
-from perceive.io import atomic_path, dumps
+from perceive.io import atomic_path, write_json
 from perceive.variables import HIERARCHIES, VARIABLES
 
 if TYPE_CHECKING:
@@ -324,7 +324,7 @@ def ingest_items(
                 pass
         report = summary.report(settings, tally)
         if summary_path is not None:
-            _write_json(Path(summary_path), report)
+            write_json(summary_path, report)
         for warning in report["warnings"]:
             log.warning("corpus %s: %s", settings.name, warning)
         check_rejected_share(settings, tally, first.rejects)
@@ -360,7 +360,7 @@ def ingest_summary(
     for entry in read_annotations(settings, base_dir, tally):
         summary.add(entry)
     report = summary.report(settings, tally)
-    _write_json(Path(summary_path), report)
+    write_json(summary_path, report)
     return report
 
 
@@ -405,8 +405,3 @@ class _First:
     def add(self, reject: Reject) -> None:
         if len(self.rejects) < self._limit:
             self.rejects.append(reject)
-
-
-def _write_json(path: Path, value: dict[str, Any]) -> None:
-    with atomic_path(path) as temporary:
-        temporary.write_text(dumps(value), encoding="utf-8")
