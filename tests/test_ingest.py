@@ -24,6 +24,7 @@ from perceive.corpus.ingest import (
     ingest_labels,
     ingest_rejects,
     ingest_summary,
+    rating_frames,
 )
 from perceive.corpus.reader import CorpusError, read_annotations
 from perceive.corpus.settings import CorpusSettings
@@ -47,7 +48,7 @@ def records(count: int, seed: int = 0) -> list[dict[str, Any]]:
             "mood": n,
             "perception_labels": {
                 "valence": n / count,
-                "invoked": rng.choice(["Sad/Lonely", "Happy", "Angry/Mad/X"]),
+                "invoked": rng.choice(["Sad/Lonely", "Happy", "Angry/Furious/Enraged"]),
             },
         }
         for n in range(count)
@@ -67,9 +68,7 @@ def digest(path: Path) -> str:
 def test_items(tmp_path):
     rows = records(200)
     wanted = write(tmp_path, rows)
-    ingest_items(
-        wanted, tmp_path, tmp_path / "out/items.parquet", tmp_path / "out/r.jsonl", tmp_path / "out/s.json"
-    )
+    assert ingest_items(wanted, tmp_path, tmp_path / "out/items.parquet") == 200
     items = pd.read_parquet(tmp_path / "out/items.parquet")
     assert list(items.columns) == ITEM_SCHEMA.names
     assert str(items["timestamp"].dtype) == "datetime64[us, UTC]"
@@ -86,7 +85,7 @@ def test_items(tmp_path):
         items["length_bucket"]
         == pd.cut(words, [0, 15, 60, 999], right=False, labels=["SHORT", "MEDIUM", "LONG"])
     ).all()
-    assert sorted(p.name for p in (tmp_path / "out").iterdir()) == ["items.parquet", "r.jsonl", "s.json"]
+    assert [path.name for path in (tmp_path / "out").iterdir()] == ["items.parquet"]
 
 
 @pytest.mark.parametrize("count", [1, 99, 100, 101, 1000])
@@ -121,7 +120,8 @@ def test_artifacts_do_not_depend_on_the_order_of_lines(tmp_path):
     hashes = []
     for _ in range(2):
         wanted = write(tmp_path, rows)
-        ingest_items(wanted, tmp_path, tmp_path / "i.parquet", summary_path=tmp_path / "s.json")
+        ingest_items(wanted, tmp_path, tmp_path / "i.parquet")
+        ingest_summary(wanted, tmp_path, tmp_path / "s.json")
         for variable in ("valence", "invoked"):
             ingest_labels(wanted, tmp_path, variable, tmp_path / f"{variable}.parquet")
         names = ("i.parquet", "s.json", "valence.parquet", "invoked.parquet")
@@ -174,9 +174,12 @@ def test_summary_and_rejects(tmp_path):
     rows.insert(3, "")
     rows.insert(9, f'{{"text": "{SECRET}"')
     wanted = write(tmp_path, rows, limits={"max_rejected_share": 0.1})
-    report = ingest_items(wanted, tmp_path, tmp_path / "i.parquet", tmp_path / "r.jsonl", tmp_path / "s.json")
+    ingest_items(wanted, tmp_path, tmp_path / "i.parquet")
+    ingest_rejects(wanted, tmp_path, tmp_path / "r.jsonl")
+    report = ingest_summary(wanted, tmp_path, tmp_path / "s.json")
     assert json.loads((tmp_path / "s.json").read_text()) == report
     counts = {name: report[name] for name in ("lines", "accepted", "rejected", "blank", "cleaned")}
+    assert report["items"] == 38 and "ratings" not in report and "annotator_bias" not in report
     assert counts == {"lines": 42, "accepted": 38, "rejected": 3, "blank": 1, "cleaned": 1}
     assert sum(report["rejected_by_reason"].values()) == 3
     items = pd.read_parquet(tmp_path / "i.parquet")
@@ -199,12 +202,6 @@ def test_summary_and_rejects(tmp_path):
     for name in ("r.jsonl", "s.json"):
         assert SECRET not in (tmp_path / name).read_text()
 
-    # Each part can be written alone, and is the same.
-    ingest_rejects(wanted, tmp_path, tmp_path / "r2.jsonl")
-    ingest_summary(wanted, tmp_path, tmp_path / "s2.json")
-    assert digest(tmp_path / "r.jsonl") == digest(tmp_path / "r2.jsonl")
-    assert digest(tmp_path / "s.json") == digest(tmp_path / "s2.json")
-
 
 @pytest.mark.parametrize(("bad", "stops"), [(2, False), (3, True)])
 def test_too_many_rejects_stop_the_run(tmp_path, bad, stops):
@@ -212,26 +209,76 @@ def test_too_many_rejects_stop_the_run(tmp_path, bad, stops):
     for row in rows[:bad]:
         row["risk_level"] = "severe"
     wanted = write(tmp_path, rows, limits={"n_first_reasons": 2})
-    paths = tmp_path / "i.parquet", tmp_path / "r.jsonl", tmp_path / "s.json"
+    paths = tmp_path / "i.parquet", tmp_path / "r.jsonl"
     if not stops:
-        ingest_items(wanted, tmp_path, *paths)
-        assert paths[0].exists()
+        assert ingest_items(wanted, tmp_path, paths[0]) == 40 - bad
+        ingest_rejects(wanted, tmp_path, paths[1])
+        assert len(paths[1].read_text().splitlines()) == bad
         return
     with pytest.raises(RejectedShareError) as error:
-        ingest_items(wanted, tmp_path, *paths)
+        ingest_items(wanted, tmp_path, paths[0])
     message = str(error.value)
     assert "7.50%" in message and "5.00%" in message and "max_rejected_share" in message
     assert re.findall(r"a\.jsonl, line (\d+): risk_level: must be one of", message) == ["1", "2"]
     assert SECRET not in message
-    assert len(paths[1].read_text().splitlines()) == bad and not paths[0].exists()
+    assert not paths[0].exists()
     with pytest.raises(RejectedShareError):
         ingest_rejects(wanted, tmp_path, paths[1])
+    assert len(paths[1].read_text().splitlines()) == bad
 
 
 def test_an_empty_corpus_stops_the_run(tmp_path):
-    with pytest.raises(CorpusError, match="no item was accepted"):
+    with pytest.raises(CorpusError, match="there is no item"):
         ingest_items(write(tmp_path, ["", ""]), tmp_path, tmp_path / "i.parquet")
     assert not (tmp_path / "i.parquet").exists()
+
+
+def test_single_ratings_of_a_scale(tmp_path):
+    rows = records(6)
+    rows[0]["item_id"] = "z"
+    rows[2]["perception_labels"] = {"arousal": 1}
+    rows[3]["annotations"] = [
+        {"annotator_id": name, "perception_labels": {"valence": value}}
+        for name, value in (("b", 0.2), ("a", 0.6))
+    ]
+    del rows[3]["perception_labels"]
+    wanted = write(tmp_path, rows)
+    ratings, items, labels = rating_frames(wanted, tmp_path, "valence")
+    assert ratings["item_id"].tolist() == ["i1", "i3", "i3", "i4", "i5", "z"]
+    assert ratings["rater"].fillna("-").tolist() == ["-", "a", "b", "-", "-", "-"]
+    assert ratings["value"].tolist() == [1 / 6, 0.6, 0.2, 4 / 6, 5 / 6, 0]
+    assert items["item_id"].tolist() == labels["item_id"].tolist() == ["i1", "i3", "i4", "i5", "z"]
+    expected = pd.DataFrame(rows).set_index("item_id").loc[items["item_id"]]
+    for column in ("language", "category", "risk_level"):
+        assert items[column].fillna("-").tolist() == expected[column].fillna("-").tolist()
+    assert labels.set_index("item_id").loc["i3"].tolist() == pytest.approx([0.4, 2, 0.08**0.5])
+    ingest_labels(wanted, tmp_path, "valence", tmp_path / "v.parquet")
+    pd.testing.assert_frame_equal(labels, pd.read_parquet(tmp_path / "v.parquet"), check_dtype=False)
+
+
+def test_single_ratings_of_a_hierarchy(tmp_path, monkeypatch):
+    monkeypatch.setattr(ingest, "_RUN_ROWS", 3)
+    several = [
+        {"annotator_id": name, "perception_labels": {"invoked": path}}
+        for name, path in (("a", "Sad"), ("b", "Sad/Lonely/Isolated"))
+    ]
+    rows = records(20)
+    rows[3] |= {"annotations": several, "perception_labels": None}
+    ratings, items, labels = rating_frames(write(tmp_path, rows), tmp_path, "invoked")
+    assert list(ratings.columns) == ["item_id", "rater", "core", "nuance", "micro"]
+    assert len(ratings) == 21 and len(items) == len(labels) == 20
+    ratings = ratings.set_index("item_id")
+    assert ratings.loc["i3"].fillna("-").to_numpy().tolist() == [
+        ["a", "Sad", "-", "-"],
+        ["b", "Sad", "Lonely", "Isolated"],
+    ]
+    for row in rows[4:]:
+        path = ratings.loc[row["item_id"], ["core", "nuance", "micro"]].dropna()
+        assert "/".join(path) == row["perception_labels"]["invoked"]
+    for frame in rating_frames(write(tmp_path, rows), tmp_path, "expressed"):
+        assert frame.empty and "item_id" in frame.columns
+    with pytest.raises(ValueError, match="unknown variable"):
+        rating_frames(write(tmp_path, rows), tmp_path, "joy")
 
 
 def test_a_failed_run_leaves_the_old_artifact_and_no_other_file(tmp_path, monkeypatch):
@@ -254,7 +301,7 @@ def test_a_failed_run_leaves_the_old_artifact_and_no_other_file(tmp_path, monkey
 
 def test_warnings_name_what_was_assumed(tmp_path):
     rows = [{"owner_id": "o", "text": "t", "timestamp": "2025-01-01T10:00"}]
-    report = ingest_items(write(tmp_path, rows), tmp_path, tmp_path / "i.parquet")
+    report = ingest_summary(write(tmp_path, rows), tmp_path, tmp_path / "s.json")
     text = " ".join(report["warnings"])
     for part in ("without a zone", "without a language", "had no id", "no item carries a label", "one owner"):
         assert part in text
@@ -269,7 +316,8 @@ def test_real_corpora(tmp_path, monkeypatch, name, count, owners):
     monkeypatch.setenv("PERCEIVE_DATA", str(DATA.resolve()))
     text = (REPOSITORY / f"config/corpora/{name}.yaml").read_text()
     wanted = CorpusSettings(**yaml.safe_load(text)["corpus"])
-    report = ingest_items(wanted, REPOSITORY, tmp_path / "i.parquet", tmp_path / "r.jsonl")
+    ingest_items(wanted, REPOSITORY, tmp_path / "i.parquet")
+    report = ingest_summary(wanted, REPOSITORY, tmp_path / "s.json")
     assert (report["accepted"], report["rejected"], report["owners"]) == (count, 0, owners)
     items = pd.read_parquet(tmp_path / "i.parquet").set_index("item_id")
     suffix = {"emobank": "emobank.csv", "affect_over_time": "train.csv"}[name]
@@ -286,3 +334,120 @@ def test_real_corpora(tmp_path, monkeypatch, name, count, owners):
         positions = items.index.to_series().str.extract(r"_(\d+)(?:_\d+)?$")[0].astype(int)
         for _, group in positions.groupby(items["owner_id"]):
             assert group.is_monotonic_increasing
+
+
+# --------------------------------------------------------------------------- fuzzing
+
+ODD: tuple[Any, ...] = (
+    None, True, 0, -1, 1e308, 10**400, float("nan"), float("-inf"), "", " ", "x", "NaN", "2025-99-99",
+    "Sad//", "\u0000", "\u202e", "\ud800", [], {}, [[]], {"core": 1}, {"valence": "1"}, [{"annotator_id": 1}],
+)  # fmt: skip
+JUNK = (
+    b"\xff",
+    b"\xed\xa0\x80",
+    b"\xc3(",
+    b"\\ud800",
+    b"\x00",
+    b'"',
+    b"\\",
+    b"[" * 2_000,
+    b"9" * 5_000,
+    b"\r",
+    b"\t,",
+)
+
+
+def mutated(line: bytes, rng: random.Random) -> bytes:
+    """One line with some of its bytes flipped, cut, doubled, turned, inserted, or in another encoding."""
+    at = rng.randrange(len(line))
+    kind = rng.randrange(7)
+    if kind == 0:
+        flipped = bytearray(line)
+        for _ in range(rng.randrange(1, 5)):
+            flipped[rng.randrange(len(line))] ^= 1 << rng.randrange(8)
+        line = bytes(flipped)
+    elif kind == 1:
+        line = line[:at]
+    elif kind == 2:
+        line = line[at:] + line[:at]
+    elif kind == 3:
+        line = line[:at] + line[at + rng.randrange(1, 20) :]
+    elif kind == 4:
+        line = line[:at] + rng.choice(JUNK) + line[at:]
+    elif kind == 5:
+        line = line.decode().encode(rng.choice(["utf-16", "utf-32", "utf-7", "cp500", "latin-1"]), "replace")
+    else:
+        line = line * 2
+    return line.replace(b"\n", b" ")
+
+
+def swapped(record: dict[str, Any], rng: random.Random) -> bytes:
+    """One record with a value of another type, or nested too deeply."""
+    key = rng.choice(
+        [*record, "annotations", "perception_labels", "withdrawn", "split", "device", "mood", ""]
+    )
+    value = rng.choice(ODD)
+    if key in ("annotations", "perception_labels") and rng.random() < 0.7:
+        labels = {rng.choice(["valence", "invoked", "comparator", "joy"]): value}
+        several = [
+            {"annotator_id": rng.choice(["a", value]), "perception_labels": rng.choice([labels, value])}
+        ]
+        value = labels if key == "perception_labels" else several
+    if rng.random() < 0.02:
+        value = "@"
+        deep = rng.randrange(10, 200_000)
+        return json.dumps({**record, key: value}).encode().replace(b'"@"', b"[" * deep + b"]" * deep)
+    return json.dumps({**record, key: value}).encode()
+
+
+@pytest.mark.parametrize(("kind", "count"), [("jsonl", 60_000), ("csv", 40_000)])
+def test_100_000_mutated_lines(tmp_path, kind, count):
+    rng = random.Random(137)
+    name = f"a.{kind}"
+    columns = [
+        "item_id",
+        "owner_id",
+        "text",
+        "timestamp",
+        "language",
+        "risk_level",
+        "valence",
+        "invoked",
+        "mood",
+    ]
+    seen = 0
+    with (tmp_path / name).open("wb") as handle:
+        if kind == "csv":
+            handle.write(",".join(columns).encode() + b"\n")
+        for n in range(count):
+            record: dict[str, Any] = {
+                "item_id": f"i{n}", "owner_id": f"o{n % 99}", "text": f"{SECRET} é मैं {n}", "mood": n,
+                "timestamp": 1_740_000_000 + n, "language": "hinglish", "risk_level": "LOW",
+            }  # fmt: skip
+            if kind == "csv":
+                record |= {"text": f"{SECRET}; é {n}", "valence": 0.5, "invoked": "Sad/Lonely"}
+                line = ",".join(str(record[column]) for column in columns).encode()
+            else:
+                rating = {"annotator_id": "a", "perception_labels": {"valence": 0.5, "invoked": "Sad/Lonely"}}
+                record["annotations"] = [rating]
+                line = json.dumps(record, ensure_ascii=False).encode()
+            if rng.random() < 0.9:
+                line = swapped(record, rng) if kind == "jsonl" and rng.random() < 0.4 else mutated(line, rng)
+            handle.write(line + b"\n")
+            seen += 1
+    labels = {"valence": {}, "invoked": {}} if kind == "csv" else {}
+    wanted = CorpusSettings(annotations=[name], labels=labels, limits={"max_rejected_share": 1})
+    report = ingest_summary(wanted, tmp_path, tmp_path / "s.json")
+    # A stray quote makes several lines of a CSV file one record, or several rejects.
+    assert report["lines"] == seen == count or kind == "csv"
+    assert report["lines"] > 0.9 * count
+    assert report["accepted"] + report["rejected"] + report["blank"] == report["lines"]
+    assert report["accepted"] > 0.1 * count and report["rejected"] > 0.3 * count
+    assert ingest_items(wanted, tmp_path, tmp_path / "i.parquet") == report["items"] == report["accepted"]
+    ingest_rejects(wanted, tmp_path, tmp_path / "r.jsonl")
+    text = (tmp_path / "r.jsonl").read_text()
+    assert SECRET not in text
+    rejects = [json.loads(entry) for entry in text.splitlines()]
+    assert len(rejects) == report["rejected"]
+    assert all(entry["reason"] and entry["field"] and entry["line"] >= 1 for entry in rejects)
+    assert len(report["rejected_by_reason"]) > (40 if kind == "jsonl" else 20)

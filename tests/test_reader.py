@@ -25,15 +25,14 @@ from perceive.corpus.reader import (
     Reject,
     SeenIds,
     Tally,
-    clean_text,
     content_digests,
-    expand,
     input_files,
-    parse_timestamp,
-    plurality_path,
     read_annotations,
+    taxonomy_path,
 )
+from perceive.corpus.records import expand
 from perceive.corpus.settings import CorpusSettings
+from perceive.corpus.values import clean_text, parse_timestamp
 from perceive.variables import VARIABLES
 
 REPOSITORY = Path(__file__).resolve().parents[1]
@@ -84,7 +83,7 @@ def read(
 
 def test_a_full_record(tmp_path):
     content = line(risk_level="high", device="phone", split="test", mood=[1, "ज"], perception_labels={
-        "valence": 1, "willingness": 0, "arousal": None, "expressed": {"core": "Angry", "nuance": "Mad"}
+        "valence": 1, "willingness": 0, "arousal": None, "expressed": {"core": "Angry", "nuance": "Furious"}
     })  # fmt: skip
     [item], [], _ = read(tmp_path, content)
     assert (item.item_id, item.owner_id, item.risk_level, item.device, item.split) == (
@@ -95,7 +94,8 @@ def test_a_full_record(tmp_path):
     assert json.loads(item.extra) == {"mood": [1, "ज"]}
     assert set(item.labels) == {"valence", "willingness", "expressed"}
     assert item.labels["valence"][:2] == (1.0, 1) and math.isnan(item.labels["valence"][2])
-    assert item.labels["expressed"][0] == ("Angry", "Mad", None)
+    assert item.labels["expressed"][0] == ("Angry", "Furious", None)
+    assert item.ratings["valence"] == [(None, 1.0)]
 
 
 @pytest.mark.parametrize(
@@ -272,7 +272,21 @@ REJECTED = [
     (line(perception_labels={"valence": "0.5"}), "perception_labels.valence", "number"),
     (line(perception_labels={"valence": float("inf")}), "perception_labels.valence", "NaN or infinite"),
     (NAN_LINE, "perception_labels.valence", "NaN or infinite"),
-    (line(perception_labels={"invoked": "Bored"}), "perception_labels.invoked", "core must be one of"),
+    (
+        line(perception_labels={"invoked": "Bored"}),
+        "perception_labels.invoked",
+        "the taxonomy has no such core",
+    ),
+    (
+        line(perception_labels={"invoked": "Sad/Playful"}),
+        "perception_labels.invoked",
+        "no such nuance below its core",
+    ),
+    (
+        line(perception_labels={"invoked": {"core": "Sad", "nuance": "Lonely", "micro": "Joyful"}}),
+        "perception_labels.invoked",
+        "no such micro below its nuance",
+    ),
     (line(perception_labels={"invoked": "Sad//Isolated"}), "perception_labels.invoked", "non-empty"),
     (line(perception_labels={"invoked": "Sad/a/b/c"}), "perception_labels.invoked", "one to three"),
     (line(perception_labels={"invoked": ""}), "perception_labels.invoked", "non-empty"),
@@ -284,7 +298,35 @@ REJECTED = [
         "non-empty",
     ),
     (line(perception_labels={"invoked": {"core": "Sad", "x": 1}}), "perception_labels.invoked", "only"),
-    (line(annotations=[]), "annotations", "not both"),
+    (
+        line(annotations=[{"annotator_id": "a", "perception_labels": {"valence": 0.1}}]),
+        "perception_labels.valence",
+        "annotations too",
+    ),
+    (
+        line(annotations=[{"annotator_id": "a", "perception_labels": {"valence": None}}]),
+        "perception_labels.valence",
+        "annotations too",
+    ),
+    (line(withdrawn=True), "withdrawn", "no earlier file holds the item"),
+    (line(withdrawn="YES", perception_labels=3), "withdrawn", "no earlier file holds the item"),
+    (line(withdrawn="perhaps"), "withdrawn", "must be one of true"),
+    (line(withdrawn=[True]), "withdrawn", "must be one of true"),
+    (
+        line(perception_labels=..., annotations=[{"annotator_id": "a"}]),
+        "annotations[0].perception_labels",
+        "object",
+    ),
+    (
+        line(perception_labels=..., annotations=[{"annotator_id": "a", "perception_labels": {"joy": 1}}]),
+        "annotations[0].perception_labels.joy",
+        "unknown label",
+    ),
+    (
+        line(perception_labels=..., annotations=[{"annotator_id": "a", "perception_labels": {}, "x": 1}]),
+        "annotations[0]",
+        "only",
+    ),
     (line(perception_labels=..., annotations={}), "annotations", "list"),
     (line(perception_labels=..., annotations=[3]), "annotations[0]", "object"),
     (
@@ -321,13 +363,12 @@ def test_an_id_that_looks_like_a_text_is_not_repeated(tmp_path):
     assert reject.item_id is None
 
 
-def test_duplicates_across_files_and_equal_names(tmp_path):
+def test_files_of_equal_names_are_told_apart(tmp_path):
     for folder in ("x", "y"):
         (tmp_path / folder).mkdir()
-        (tmp_path / folder / "a.jsonl").write_bytes(line())
+        (tmp_path / folder / "a.jsonl").write_bytes(line() + b"{")
     entries = list(read_annotations(CorpusSettings(annotations=["x/a.jsonl", "y/a.jsonl"]), tmp_path))
-    assert isinstance(entries[0], Item) and isinstance(entries[1], Reject)
-    assert entries[1].file.endswith("y/a.jsonl")
+    assert [entry.file[-9:] for entry in entries if isinstance(entry, Reject)] == ["x/a.jsonl", "y/a.jsonl"]
 
 
 def test_a_line_beyond_all_bounds_is_skipped(tmp_path):
@@ -348,7 +389,7 @@ def test_annotators_are_aggregated(tmp_path):
     content = annotations(
         {"valence": 0.2, "invoked": "Sad/Lonely/Isolated"},
         {"valence": 0.4, "invoked": "Sad/Lonely"},
-        {"valence": 0.9, "invoked": "Angry/Mad", "arousal": 0.5},
+        {"valence": 0.9, "invoked": "Angry/Furious", "arousal": 0.5, "congruence": None},
     )
     [item], [], _ = read(tmp_path, content)
     mean, raters, spread = item.labels["valence"]
@@ -356,24 +397,36 @@ def test_annotators_are_aggregated(tmp_path):
     assert spread == pytest.approx(math.sqrt((0.09 + 0.01 + 0.16) / 2))
     assert item.labels["invoked"] == (("Sad", "Lonely", "Isolated"), 3, pytest.approx(1 / 3))
     assert item.labels["arousal"][:2] == (0.5, 1) and math.isnan(item.labels["arousal"][2])
+    assert set(item.labels) == set(item.ratings) == {"valence", "invoked", "arousal"}
+    assert item.ratings["arousal"] == [("r2", 0.5)]
+
+
+def test_ratings_come_in_the_order_of_the_annotators_whatever_that_of_the_list(tmp_path):
+    several = [
+        {"annotator_id": name, "perception_labels": {"valence": value, "invoked": "Sad"}}
+        for name, value in (("b", 0.1), (7, 1), ("a", -0.0))
+    ]
+    [item], [], _ = read(tmp_path, line(perception_labels=..., annotations=several))
+    assert item.ratings["valence"] == [("7", 1.0), ("a", 0.0), ("b", 0.1)]
+    # No negative zero, whose digest would be another.
+    assert [type(value) for _, value in item.ratings["valence"]] == [float] * 3
+    assert math.copysign(1, item.ratings["valence"][1][1]) == 1
+    assert [name for name, _ in item.ratings["invoked"]] == ["7", "a", "b"]
+
+
+def test_both_kinds_of_labels_in_one_record(tmp_path):
+    several = [{"annotator_id": name, "perception_labels": {"arousal": 0.5}} for name in "ab"]
+    [item], [], _ = read(tmp_path, line(annotations=several))
+    assert item.ratings["arousal"] == [("a", 0.5), ("b", 0.5)] and item.labels["arousal"][1] == 2
+    assert item.ratings["valence"] == [(None, 0.7)] and item.labels["valence"][1] == 1
+    [item], [], _ = read(tmp_path, line(annotations=[]))
+    assert set(item.labels) == {"valence", "invoked"}
 
 
 def test_one_annotator_once(tmp_path):
-    several = [{"annotator_id": "r", "perception_labels": {"valence": 0.5}}] * 2
+    several = [{"annotator_id": name, "perception_labels": {"valence": 0.5}} for name in ("r", "q", " r ")]
     _, [reject], _ = read(tmp_path, line(perception_labels=..., annotations=several))
-    assert reject.field == "annotations[1].annotator_id" and "second" in reject.reason
-
-
-@given(st.lists(st.sampled_from(["Sad", "Sad/A", "Sad/A/x", "Sad/B/y", "Angry", "Angry/C"]), min_size=1))
-@fuzz
-def test_the_plurality_path_is_one_that_a_rater_began(paths):
-    split = [tuple([*path.split("/"), None, None][:3]) for path in paths]
-    chosen = plurality_path(split)
-    depth = sum(part is not None for part in chosen)
-    assert any(path[:depth] == chosen[:depth] for path in split)
-    cores = [path[0] for path in split]
-    assert cores.count(chosen[0]) == max(map(cores.count, cores))
-    assert plurality_path(split[::-1]) == chosen
+    assert reject.field == "annotations[2].annotator_id" and "second" in reject.reason
 
 
 # --------------------------------------------------------------------------- CSV and TSV
@@ -381,6 +434,7 @@ def test_the_plurality_path_is_one_that_a_rater_began(paths):
 CSV = {
     "columns": {"item_id": "id", "owner_id": "who", "text": "body", "timestamp": "at"},
     "labels": {"valence": {"column": "V", "min": 1, "max": 5}, "invoked": {"column": "emotion"}},
+    "taxonomy": None,
 }
 HEADER = "id,who,body,at,V,emotion,note\n"
 
@@ -483,11 +537,77 @@ def test_jsonl_takes_the_column_map_too(tmp_path):
     assert item.labels["arousal"][0] == 0.5
 
 
-def test_other_taxonomies(tmp_path):
-    labels = {"invoked": "positive/joy"}
-    for cores, accepted in (([], 1), (["positive"], 1), (["negative"], 0)):
-        items, _, _ = read(tmp_path, line(perception_labels=labels), cores=cores)
-        assert len(items) == accepted
+def test_a_label_column_and_a_label_of_the_record_are_not_both_taken(tmp_path):
+    for labels in ({"perception_labels": {"valence": 3}}, {"perception_labels": {"valence": None}}):
+        content = json.dumps({"who": 7, "body": "t", "at": 1740825000, "V": 2, **labels})
+        _, [reject], _ = read(tmp_path, content, **CSV)
+        assert reject.field == "V" and "give one of them" in reject.reason
+
+
+@pytest.mark.parametrize(
+    ("table", "path", "reason"),
+    [
+        ("mood\npositive\nnegative\n", "positive", None),
+        ("mood\npositive\nnegative\n", "positive/joy", "the levels mood only"),
+        ("mood\npositive\nnegative\n", "joy", "no such mood"),
+        ("mood\tfeeling\ttier\npositive\tjoy\tA\n", "positive/joy", None),
+        ("mood\tfeeling\ttier\npositive\tjoy\tA\n", "positive/positive", "no such feeling below its mood"),
+        ("a\tb\tc\nx\tx\tx\n", "x/x/x", None),
+        (None, "what/ever/you like", None),
+    ],
+)
+def test_other_taxonomies(tmp_path, table, path, reason):
+    if table is not None:
+        (tmp_path / "mine.tsv").write_text(table)
+    content = line(perception_labels={"invoked": path})
+    items, rejects, _ = read(tmp_path, content, taxonomy=None if table is None else "mine.tsv")
+    if reason is None:
+        assert "/".join(part for part in items[0].labels["invoked"][0] if part) == path
+    else:
+        assert reason in rejects[0].reason and rejects[0].field == "perception_labels.invoked"
+
+
+def test_the_taxonomy_is_looked_for_here_and_in_the_repository(tmp_path, monkeypatch):
+    wanted = CorpusSettings()
+    shipped = taxonomy_path(wanted, tmp_path)
+    assert shipped is not None and shipped.is_file() and tmp_path not in shipped.parents
+    (tmp_path / "resources").mkdir()
+    (tmp_path / "resources/taxonomy.tsv").write_text("mood\npositive\n")
+    assert taxonomy_path(wanted, tmp_path) == tmp_path / "resources/taxonomy.tsv"
+    assert taxonomy_path(CorpusSettings(taxonomy=None), tmp_path) is None
+    monkeypatch.setenv("MOODS", str(tmp_path))
+    assert taxonomy_path(CorpusSettings(taxonomy="${MOODS}/resources/taxonomy.tsv"), "/").is_file()
+    with pytest.raises(MissingFileError, match=r"nowhere.tsv .corpus.taxonomy"):
+        taxonomy_path(CorpusSettings(taxonomy="nowhere.tsv"), tmp_path)
+    (tmp_path / "a.jsonl").write_bytes(line())
+    (tmp_path / "broken.tsv").write_text("mood\tmood\nx\ty\n")
+    with pytest.raises(CorpusError, match=r"broken\.tsv"):
+        list(read_annotations(CorpusSettings(annotations=["a.jsonl"], taxonomy="broken.tsv"), tmp_path))
+
+
+@pytest.mark.parametrize(
+    ("constants", "said"),
+    [
+        ({"risk_level": "severe"}, "corpus.constants.risk_level: must be one of LOW"),
+        ({"timestamp": "soon"}, "corpus.constants.timestamp: neither ISO 8601"),
+        ({"owner_id": " "}, "corpus.constants.owner_id: missing or empty"),
+    ],
+)
+def test_constants_are_checked_once_and_for_all(tmp_path, constants, said):
+    with pytest.raises(CorpusError, match=said):
+        read(tmp_path, line(), constants=constants)
+
+
+def test_constants_fill_in_what_a_record_leaves_out(tmp_path):
+    constants = {"owner_id": "c", "timestamp": "2020-01-01", "language": "hinglish", "risk_level": "high"}
+    content = line(owner_id=..., timestamp=None, language="", risk_level=...) + line(item_id="i2")
+    items, [], tally = read(tmp_path, content, constants={**constants, "split": "val", "category": "c"})
+    seconds = int(datetime(2020, 1, 1, tzinfo=UTC).timestamp())
+    first, second = items
+    assert (first.owner_id, first.timestamp, first.language) == ("c", seconds * 10**6, "hinglish")
+    assert (first.risk_level, first.split, first.category) == ("HIGH", "val", "routine")
+    assert (second.owner_id, second.language, second.risk_level) == ("o1", "en", "LOW")
+    assert (tally.naive_timestamps, tally.default_language) == (1, 0)
 
 
 # --------------------------------------------------------------------------- what is not about a line
@@ -694,7 +814,7 @@ def changed(before: dict[str, str], after: dict[str, str]) -> set[str]:
 @st.composite
 def corpora(draw):
     scale = st.floats(0, 1)
-    path = st.sampled_from(["Sad", "Sad/Lonely", "Angry/Mad/Furious", "Happy/Proud"])
+    path = st.sampled_from(["Sad", "Sad/Lonely", "Sad/Lonely/Isolated", "Happy/Playful"])
     labels = st.fixed_dictionaries(
         {}, optional={name: path if name in ("invoked", "expressed") else scale for name in VARIABLES}
     )
@@ -713,18 +833,37 @@ def test_a_changed_label_changes_only_its_digest(tmp_path, records, data):
     old = chosen["perception_labels"].get(variable)
     new = data.draw(
         (
-            st.sampled_from(["Strong", "Strong/Free"])
+            st.sampled_from(["Strong", "Strong/Proud"])
             if variable in ("invoked", "expressed")
             else st.floats(0, 1)
         ).filter(lambda value: value != old)
     )
     chosen["perception_labels"][variable] = new
-    assert changed(before, corpus(tmp_path, records)) == {f"labels/{variable}"}
+    of_the_variable = {f"labels/{variable}", f"ratings/{variable}"}
+    assert changed(before, corpus(tmp_path, records)) == of_the_variable
     del chosen["perception_labels"][variable]
-    assert changed(before, corpus(tmp_path, records)) == (set() if old is None else {f"labels/{variable}"})
+    assert changed(before, corpus(tmp_path, records)) == (set() if old is None else of_the_variable)
+
+
+def test_a_rater_s_change_that_leaves_the_label_is_in_the_digest_of_the_ratings(tmp_path):
+    def digests(*values: float, names: str = "abc") -> dict[str, str]:
+        several = [
+            {"annotator_id": name, "perception_labels": {"valence": value}}
+            for name, value in zip(names, values, strict=True)
+        ]
+        return corpus(tmp_path, [record(perception_labels=..., annotations=several)])
+
+    before = digests(0.25, 0.5, 0.75)
+    assert changed(before, digests(0.75, 0.5, 0.25)) == {"ratings/valence"}
+    assert changed(before, digests(0.25, 0.5, 0.75, names="abd")) == {"ratings/valence"}
+    assert changed(before, digests(0.75, 0.5, 0.25, names="cba")) == set()
+    assert changed(before, digests(0.25, 0.5, 0.5)) == {"ratings/valence", "labels/valence"}
 
 
 EVERYTHING_OF_AN_ITEM = {"items", "texts", "owners"}
+# The agreement is told apart by language, category and risk.
+RATED = {"ratings/valence", "ratings/invoked"}
+LABELS = {*RATED, "labels/valence", "labels/invoked"}
 
 
 @pytest.mark.parametrize(
@@ -735,16 +874,16 @@ EVERYTHING_OF_AN_ITEM = {"items", "texts", "owners"}
         ({"owner_id": "o9"}, {"items", "owners"}),
         ({"timestamp": "2025-03-01T10:00:01Z"}, {"items", "owners"}),
         ({"timestamp": 1740823200}, set()),
-        ({"language": "hinglish"}, EVERYTHING_OF_AN_ITEM),
-        ({"category": "abuse"}, {"items", "owners"}),
-        ({"risk_level": "HIGH"}, {"items", "owners"}),
+        ({"language": "hinglish"}, {*EVERYTHING_OF_AN_ITEM, *RATED}),
+        ({"category": "abuse"}, {"items", "owners", *RATED}),
+        ({"risk_level": "HIGH"}, {"items", "owners", *RATED}),
         ({"risk_level": "low"}, set()),
         ({"split": "test"}, {"items", "owners"}),
         ({"device": "phone"}, {"items"}),
         ({"mood": 3}, {"items"}),
-        ({"item_id": "new"}, {*EVERYTHING_OF_AN_ITEM, "labels/valence", "labels/invoked"}),
+        ({"item_id": "new"}, {*EVERYTHING_OF_AN_ITEM, *LABELS}),
         ({"text": "text\x00 1"}, {"rejects"}),
-        ({"text": ""}, {*EVERYTHING_OF_AN_ITEM, "labels/valence", "labels/invoked", "rejects"}),
+        ({"text": ""}, {*EVERYTHING_OF_AN_ITEM, *LABELS, "rejects"}),
     ],
 )
 def test_what_each_change_changes(tmp_path, change, expected):
@@ -769,16 +908,25 @@ def test_two_errors_do_not_cancel_out(tmp_path):
     records[0]["perception_labels"], records[1]["perception_labels"] = (
         records[1]["perception_labels"], records[0]["perception_labels"],
     )  # fmt: skip
-    assert changed(before, corpus(tmp_path, records)) == {"labels/valence"}
+    assert changed(before, corpus(tmp_path, records)) == {"labels/valence", "ratings/valence"}
     one, two = [record(item_id="a")], [record(item_id="a"), record(item_id="a")]
     assert changed(corpus(tmp_path, one), corpus(tmp_path, two)) == {"rejects"}
 
 
 def test_input_files_are_all_that_is_read(tmp_path):
-    for name in ("a.csv", "m.csv"):
+    names = ["a.csv", "b.csv", "m.csv", "r.csv", "t.tsv"]
+    for name in names:
         (tmp_path / name).write_text("x\n")
-    wanted = CorpusSettings(annotations=["a.csv"], joins=[{"file": "m.csv"}])
-    assert [path.name for path in input_files(wanted, tmp_path)] == ["a.csv", "m.csv"]
+    wanted = CorpusSettings(
+        annotations=["a.csv", "b.csv"],
+        joins=[{"file": "m.csv"}],
+        ratings=[{"file": "r.csv", "labels": {"valence": {}}}],
+        taxonomy="t.tsv",
+    )
+    assert [path.name for path in input_files(wanted, tmp_path)] == names
+    (tmp_path / "r.csv").unlink()
+    with pytest.raises(MissingFileError, match=r"corpus\.ratings"):
+        input_files(wanted, tmp_path)
 
 
 # --------------------------------------------------------------------------- memory

@@ -19,4 +19,8 @@ CATEGORIES: Final[Mapping[str, int]] = MappingProxyType(
     }
 )
 HINGLISH_ITEMS: Final = 1500
+MEDIUM_RISK_ITEMS: Final = 1300
 OWNERS: Final = 800
+
+#: Every item of these categories has risk_level HIGH, and no other item has.
+HIGH_RISK: Final = frozenset({"suicide_ideation", "self_harm", "abuse", "financial_coercion"})

@@ -1,4 +1,6 @@
-"""Write the corpus artifacts: items, labels, rejects and the summary, each in one streaming pass.
+"""Write the corpus artifacts: items, labels, rejects and the summary, each in a streaming pass of its own.
+
+So a changed label is no reason to write the items again.
 
 Rows are sorted, so the artifacts do not depend on the order of the lines. Items are sorted externally: a
 sorted run is spilled every 32,768 items, and only the sort keys stay in memory.
@@ -11,8 +13,10 @@ import logging
 import math
 import tempfile
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict
 from datetime import UTC, datetime
+from operator import attrgetter
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
@@ -20,11 +24,15 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from perceive.corpus.aggregate import Label, Value
 from perceive.corpus.reader import CorpusError, Item, Reject, Tally, read_annotations
+from perceive.corpus.records import RoundTally, TableTally
 from perceive.io import atomic_path, write_json
 from perceive.variables import HIERARCHIES, VARIABLES
 
 if TYPE_CHECKING:
+    import pandas as pd
+
     from perceive.corpus.settings import CorpusSettings
 
 log = logging.getLogger(__name__)
@@ -62,6 +70,7 @@ PATH_SCHEMA = pa.schema(
         pa.field("spread", pa.float64(), nullable=False),
     ]
 )
+_ITEM_ROW = attrgetter(*ITEM_SCHEMA.names)
 _KEYS = ["owner_id", "timestamp", "item_id"]
 _RUN_ROWS = 32_768
 _RUN_CHARS = 1 << 25
@@ -73,33 +82,33 @@ class RejectedShareError(CorpusError):
     """More lines were rejected than `corpus.limits.max_rejected_share` allows."""
 
 
+def _table(rows: list[tuple[Any, ...]], schema: pa.Schema) -> pa.Table:
+    columns = zip(*rows, strict=True) if rows else [()] * len(schema)
+    arrays = [pa.array(column, type=kind) for column, kind in zip(columns, schema.types, strict=True)]
+    return pa.Table.from_arrays(arrays, schema=schema)
+
+
 class _SortedItems:
     """Collects items in any order and writes them sorted, in bounded memory (an external merge sort)."""
 
     def __init__(self, spill: IO[bytes]) -> None:
         self._file = spill
         self._spill: pa.RecordBatchFileWriter | None = None
-        self._clear()
+        self._rows: list[tuple[Any, ...]] = []
         self._chars = 0
         self._keys: list[pa.Table] = []
         self._runs: list[list[int]] = []
         self._batches = 0
 
-    def _clear(self) -> None:
-        # Columns, not rows: pyarrow takes them as they are.
-        self._columns: dict[str, list[Any]] = {name: [] for name in ITEM_SCHEMA.names}
-        self._appends = [(name, column.append) for name, column in self._columns.items()]
-
     def add(self, item: Item) -> None:
-        for name, append in self._appends:
-            append(getattr(item, name))
+        self._rows.append(_ITEM_ROW(item))
         self._chars += len(item.text) + (len(item.extra) if item.extra else 0)
-        if len(self._columns["item_id"]) >= _RUN_ROWS or self._chars >= _RUN_CHARS:
+        if len(self._rows) >= _RUN_ROWS or self._chars >= _RUN_CHARS:
             self._end_run()
 
     def _take_run(self) -> pa.Table:
-        run = pa.table(self._columns, schema=ITEM_SCHEMA).sort_by([(key, "ascending") for key in _KEYS])
-        self._clear()
+        run = _table(self._rows, ITEM_SCHEMA).sort_by([(key, "ascending") for key in _KEYS])
+        self._rows.clear()
         self._chars = 0
         return run
 
@@ -119,7 +128,7 @@ class _SortedItems:
         if self._spill is None:
             yield self._take_run()
             return
-        if self._columns["item_id"]:
+        if self._rows:
             self._end_run()
         self._spill.close()
         reader = pa.ipc.open_file(pa.PythonFile(self._file, mode="r"))
@@ -146,19 +155,52 @@ class _SortedItems:
             yield pa.Table.from_batches(parts).sort_by([(key, "ascending") for key in _KEYS])
 
 
+class _LabelSums:
+    """Counts and sums of one variable's labels."""
+
+    def __init__(self, variable: str) -> None:
+        self._is_path = variable in HIERARCHIES
+        self._items = 0
+        self._ratings = 0
+        self._sum = 0.0
+        self._squares = 0.0
+        self._cores: Counter[str] = Counter()
+
+    def add(self, label: Label) -> None:
+        value, raters, _ = label
+        self._items += 1
+        self._ratings += raters
+        if isinstance(value, float):
+            self._sum += value
+            self._squares += value * value
+        else:
+            self._cores[value[0]] += 1
+
+    def report(self) -> dict[str, Any]:
+        """Return items, ratings, and the distribution: cores, or mean and standard deviation."""
+        if not self._items:
+            return {"items": 0}
+        report: dict[str, Any] = {"items": self._items, "ratings": self._ratings}
+        if self._is_path:
+            return {**report, "core": dict(sorted(self._cores.items()))}
+        mean = self._sum / self._items
+        variance = max(0.0, self._squares / self._items - mean * mean)
+        # Rounded: the sums are taken in line order, whose rounding must not show.
+        return {**report, "mean": round(mean, 12), "sd": round(math.sqrt(variance), 9)}
+
+
 class _Summary:
     """Counts for summary.json."""
 
     def __init__(self) -> None:
-        self.owners: set[bytes] = set()
-        self.counts: dict[str, Counter[str]] = {
+        self._owners: set[bytes] = set()
+        self._counts: dict[str, Counter[str]] = {
             name: Counter() for name in ("language", "category", "risk_level", "length_bucket", "split")
         }
-        self.reasons: Counter[str] = Counter()
-        self.labels: dict[str, list[float]] = {name: [0, 0.0, 0.0, 0] for name in VARIABLES}
-        self.cores: dict[str, Counter[str]] = {name: Counter() for name in HIERARCHIES}
-        self.first: int | None = None
-        self.last: int | None = None
+        self._reasons: Counter[str] = Counter()
+        self._labels = {name: _LabelSums(name) for name in VARIABLES}
+        self._first: int | None = None
+        self._last: int | None = None
 
     def add(self, entry: Item | Reject) -> None:
         if isinstance(entry, Reject):
@@ -166,60 +208,59 @@ class _Summary:
             where = "".join(
                 part.partition("]")[2] if index else part for index, part in enumerate(entry.field.split("["))
             )
-            self.reasons[f"{where}: {entry.reason}"] += 1
+            self._reasons[f"{where}: {entry.reason}"] += 1
             return
-        self.owners.add(entry.owner_id.encode())
-        for name, counter in self.counts.items():
+        self._owners.add(entry.owner_id.encode())
+        for name, counter in self._counts.items():
             value = getattr(entry, name)
             counter["none" if value is None else value] += 1
-        self.first = entry.timestamp if self.first is None else min(self.first, entry.timestamp)
-        self.last = entry.timestamp if self.last is None else max(self.last, entry.timestamp)
-        for variable, (value, raters, _) in entry.labels.items():
-            sums = self.labels[variable]
-            sums[0] += 1
-            sums[3] += raters
-            if isinstance(value, float):
-                sums[1] += value
-                sums[2] += value * value
-            else:
-                self.cores[variable][value[0]] += 1
+        self._first = entry.timestamp if self._first is None else min(self._first, entry.timestamp)
+        self._last = entry.timestamp if self._last is None else max(self._last, entry.timestamp)
+        labels = entry.labels
+        for variable in entry.ratings:
+            self._labels[variable].add(labels[variable])
 
     def report(self, settings: CorpusSettings, tally: Tally) -> dict[str, Any]:
-        labels: dict[str, Any] = {}
-        for variable, (count, total, squares, ratings) in self.labels.items():
-            entry: dict[str, Any] = {"items": int(count)}
-            if count:
-                entry["ratings"] = int(ratings)
-                if variable in HIERARCHIES:
-                    entry["core"] = dict(sorted(self.cores[variable].items()))
-                else:
-                    mean = total / count
-                    # 12 digits: the sums are taken in line order, whose rounding must not show.
-                    entry["mean"] = round(mean, 12)
-                    entry["sd"] = round(math.sqrt(max(0.0, squares / count - mean * mean)), 9)
-            labels[variable] = entry
-        return {
+        labels = {variable: sums.report() for variable, sums in self._labels.items()}
+        span = None
+        if self._first is not None and self._last is not None:
+            span = [_iso(self._first), _iso(self._last)]
+        report = {
             "corpus": settings.name,
+            "items": tally.items,
             "lines": tally.lines,
             "accepted": tally.accepted,
             "rejected": tally.rejected,
             "blank": tally.blank,
             "cleaned": tally.cleaned,
-            "rejected_share": _share(tally),
-            "rejected_by_reason": dict(sorted(self.reasons.items())),
-            "owners": len(self.owners),
-            "items_by": {name: dict(sorted(counter.items())) for name, counter in self.counts.items()},
-            "time_span": None
-            if self.first is None or self.last is None
-            else [_iso(self.first), _iso(self.last)],
+            "rejected_share": round(_share(tally.rounds), 6),
+            "rejected_by_reason": dict(sorted(self._reasons.items())),
+            "rounds": [asdict(one) for one in tally.rounds],
+            "owners": len(self._owners),
+            "items_by": {name: dict(sorted(counter.items())) for name, counter in self._counts.items()},
+            "time_span": span,
             "labels": labels,
             "warnings": self._warnings(settings, tally),
         }
+        if tally.ratings:
+            report["ratings"] = [asdict(one) for one in tally.ratings]
+        if settings.aggregation.bias_correction:
+            report["annotator_bias"] = {name: bias.report() for name, bias in tally.biases.items()}
+        return report
 
     def _warnings(self, settings: CorpusSettings, tally: Tally) -> list[str]:
         warnings = []
         if tally.rejected:
             warnings.append(f"{tally.rejected} of {tally.lines} lines were rejected; see rejects.jsonl")
+        for table in tally.ratings:
+            if table.rejected:
+                warnings.append(
+                    f"{table.rejected} of {table.lines} rows of {table.file} were rejected; see rejects.jsonl"
+                )
+            if table.unmatched:
+                warnings.append(
+                    f"{table.unmatched} rows of {table.file} rate items that the annotations do not hold"
+                )
         if tally.cleaned:
             warnings.append(f"control characters were removed from {tally.cleaned} texts")
         if tally.naive_timestamps:
@@ -232,9 +273,9 @@ class _Summary:
             )
         if tally.derived_ids:
             warnings.append(f"{tally.derived_ids} items had no id; theirs derive from owner, time and text")
-        if tally.accepted and not any(counts[0] for counts in self.labels.values()):
+        if tally.items and not any(sums.report()["items"] for sums in self._labels.values()):
             warnings.append("no item carries a label")
-        if len(self.owners) == 1:
+        if len(self._owners) == 1:
             warnings.append("all items belong to one owner: they cannot be split by owner")
         return warnings
 
@@ -243,124 +284,106 @@ def _iso(microseconds: int) -> str:
     return datetime.fromtimestamp(microseconds / 1e6, tz=UTC).isoformat(timespec="seconds")
 
 
-def _share(tally: Tally) -> float:
-    lines = tally.lines - tally.blank
-    return round(tally.rejected / lines, 6) if lines else 0.0
+def _share(files: Sequence[RoundTally] | Sequence[TableTally]) -> float:
+    """Rejected share of the lines that are not blank."""
+    lines = sum(one.lines - one.blank for one in files)
+    return sum(one.rejected for one in files) / lines if lines else 0.0
 
 
-def _write_rejects(path: Path, rejects: Iterator[Reject] | list[Reject]) -> None:
-    with atomic_path(path) as temporary, temporary.open("w", encoding="utf-8") as handle:
-        for reject in rejects:
-            handle.write(json.dumps(reject.record(), ensure_ascii=False) + "\n")
+class _Check:
+    """Sees every reject, and stops a run that must not go on."""
+
+    def __init__(self, settings: CorpusSettings) -> None:
+        self._settings = settings
+        self._first: list[Reject] = []
+
+    def see(self, reject: Reject) -> None:
+        if len(self._first) < self._settings.limits.n_first_reasons:
+            self._first.append(reject)
+
+    def finish(self, tally: Tally) -> None:
+        """Raise RejectedShareError if too much was rejected, CorpusError if there is no item."""
+        name, limit = self._settings.name, self._settings.limits.max_rejected_share
+        for files, what in ((tally.rounds, "lines"), (tally.ratings, "rows of ratings")):
+            if _share(files) > limit:  # type: ignore[arg-type]
+                rejected, lines = (
+                    sum(one.rejected for one in files),
+                    sum(one.lines - one.blank for one in files),
+                )
+                reasons = "".join(f"\n  {r.file}, line {r.line}: {r.field}: {r.reason}" for r in self._first)
+                raise RejectedShareError(
+                    f"corpus {name!r}: {rejected} of {lines} {what} ({rejected / lines:.2%}) were rejected, "
+                    f"more than corpus.limits.max_rejected_share ({limit:.2%}). The first:{reasons}\n"
+                    "Correct the lines (rejects.jsonl names them all) or the column map, or raise the limit."
+                )
+        if not tally.items:
+            raise CorpusError(
+                f"corpus {name!r}: there is no item (the files hold no lines, or all items are withdrawn); "
+                "nothing to build"
+            )
 
 
-def check_rejected_share(settings: CorpusSettings, tally: Tally, first: list[Reject]) -> None:
-    """Raise if too much was rejected, or nothing was accepted.
+def ingest_items(settings: CorpusSettings, base_dir: Path | str, items_path: Path | str) -> int:
+    """Write items.parquet, sorted by owner_id, timestamp and item_id, and return the number of items.
 
     Raises
     ------
     RejectedShareError
-        If the rejected share of the lines that are not blank passes `corpus.limits.max_rejected_share`.
+        If the rejected share of the lines that are not blank (of the annotation files, or of the rating
+        tables) passes `corpus.limits.max_rejected_share`; the items are not written.
     CorpusError
-        If no item was accepted.
-    """
-    limit = settings.limits.max_rejected_share
-    lines = tally.lines - tally.blank
-    if lines and tally.rejected / lines > limit:
-        reasons = "".join(f"\n  {r.file}, line {r.line}: {r.field}: {r.reason}" for r in first)
-        raise RejectedShareError(
-            f"corpus {settings.name!r}: {tally.rejected} of {lines} lines ({tally.rejected / lines:.2%}) "
-            f"were rejected, more than corpus.limits.max_rejected_share ({limit:.2%}). The first:{reasons}\n"
-            "Correct the lines (rejects.jsonl names them all) or the column map, or raise the limit."
-        )
-    if not tally.accepted:
-        raise CorpusError(
-            f"corpus {settings.name!r}: no item was accepted (the files hold no lines); nothing to build"
-        )
-
-
-def ingest_items(
-    settings: CorpusSettings,
-    base_dir: Path | str,
-    items_path: Path | str,
-    rejects_path: Path | str | None = None,
-    summary_path: Path | str | None = None,
-) -> dict[str, Any]:
-    """Read the corpus once and write items.parquet, and where a path is given rejects.jsonl and summary.json.
-
-    Items and rejects depend on the digests `items` and `rejects`; the summary depends on all labels too, so
-    a workflow that must not touch the items when a label changes has it written by `ingest_summary`.
-
-    Returns
-    -------
-    dict
-        The summary.
-
-    Raises
-    ------
-    RejectedShareError, CorpusError
-        As `check_rejected_share`, after the rejects were written; the items are not.
+        If there is no item.
     """
     items_path = Path(items_path)
-    tally, summary, first = Tally(), _Summary(), _First(settings.limits.n_first_reasons)
+    tally, check = Tally(), _Check(settings)
     items_path.parent.mkdir(parents=True, exist_ok=True)
     # An unnamed file: it vanishes with the process, however that ends.
     with tempfile.TemporaryFile(dir=items_path.parent) as spill:
         rows = _SortedItems(spill)
-
-        def rejects() -> Iterator[Reject]:
-            for entry in read_annotations(settings, base_dir, tally):
-                summary.add(entry)
-                if isinstance(entry, Reject):
-                    first.add(entry)
-                    yield entry
-                else:
-                    rows.add(entry)
-
-        if rejects_path is not None:
-            _write_rejects(Path(rejects_path), rejects())
-        else:
-            for _ in rejects():
-                pass
-        report = summary.report(settings, tally)
-        if summary_path is not None:
-            write_json(summary_path, report)
-        for warning in report["warnings"]:
-            log.warning("corpus %s: %s", settings.name, warning)
-        check_rejected_share(settings, tally, first.rejects)
+        for entry in read_annotations(settings, base_dir, tally):
+            if isinstance(entry, Reject):
+                check.see(entry)
+            else:
+                rows.add(entry)
+        check.finish(tally)
         with (
             atomic_path(items_path) as temporary,
             pq.ParquetWriter(temporary, ITEM_SCHEMA, compression="zstd") as out,
         ):
             for table in rows.sorted_tables():
                 out.write_table(table, row_group_size=_GROUP_ROWS)
-    log.info("corpus %s: %d items of %d owners", settings.name, tally.accepted, report["owners"])
-    return report
+    log.info("corpus %s: %d items", settings.name, tally.items)
+    return tally.items
 
 
 def ingest_rejects(settings: CorpusSettings, base_dir: Path | str, rejects_path: Path | str) -> None:
-    """Write rejects.jsonl alone: an object a line with file, line, field, reason, and item_id where known."""
-    tally, first = Tally(), _First(settings.limits.n_first_reasons)
+    """Write rejects.jsonl: an object a line with file, line, field, reason, and item_id where known.
 
-    def rejects() -> Iterator[Reject]:
+    Raises
+    ------
+    RejectedShareError, CorpusError
+        As `ingest_items`, after the rejects were written.
+    """
+    tally, check = Tally(), _Check(settings)
+    with atomic_path(Path(rejects_path)) as temporary, temporary.open("w", encoding="utf-8") as handle:
         for entry in read_annotations(settings, base_dir, tally):
             if isinstance(entry, Reject):
-                first.add(entry)
-                yield entry
-
-    _write_rejects(Path(rejects_path), rejects())
-    check_rejected_share(settings, tally, first.rejects)
+                check.see(entry)
+                handle.write(json.dumps(entry.record(), ensure_ascii=False) + "\n")
+    check.finish(tally)
 
 
 def ingest_summary(
     settings: CorpusSettings, base_dir: Path | str, summary_path: Path | str
 ) -> dict[str, Any]:
-    """Write summary.json alone, and return it."""
+    """Write summary.json, log its warnings, and return it."""
     tally, summary = Tally(), _Summary()
     for entry in read_annotations(settings, base_dir, tally):
         summary.add(entry)
     report = summary.report(settings, tally)
     write_json(summary_path, report)
+    for warning in report["warnings"]:
+        log.warning("corpus %s: %s", settings.name, warning)
     return report
 
 
@@ -369,39 +392,95 @@ def ingest_labels(settings: CorpusSettings, base_dir: Path | str, variable: str,
 
     Scales have item_id, value, n_raters, spread; hierarchies have core, nuance, micro instead of value.
     A variable without labels gives an empty table: whether that is an error is for the caller to say.
+
+    Raises
+    ------
+    ValueError
+        If there is no such variable.
     """
-    if variable not in VARIABLES:
-        raise ValueError(f"unknown variable {variable!r}; known are {', '.join(VARIABLES)}")
-    is_path = variable in HIERARCHIES
-    schema = PATH_SCHEMA if is_path else SCALE_SCHEMA
-    tables = [schema.empty_table()]
-    rows: list[tuple[Any, ...]] = []
-
-    def flush() -> None:
-        columns = zip(*rows, strict=True) if rows else [()] * len(schema)
-        arrays = [pa.array(column, type=kind) for column, kind in zip(columns, schema.types, strict=True)]
-        tables.append(pa.Table.from_arrays(arrays, schema=schema))
-        rows.clear()
-
+    rows = _Rows(_label_schema(variable))
     for entry in read_annotations(settings, base_dir):
-        if isinstance(entry, Reject) or variable not in entry.labels:
-            continue
-        value, raters, spread = entry.labels[variable]
-        rows.append((entry.item_id, *(value if isinstance(value, tuple) else (value,)), raters, spread))
-        if len(rows) >= _RUN_ROWS:
-            flush()
-    flush()
-    table = pa.concat_tables(tables).sort_by("item_id")
+        if isinstance(entry, Item) and variable in entry.ratings:
+            value, raters, spread = entry.labels[variable]
+            rows.add(entry.item_id, *_cells(value), raters, spread)
+    table = rows.table().sort_by("item_id")
     with atomic_path(Path(path)) as temporary:
         pq.write_table(table, temporary, compression="zstd", row_group_size=_GROUP_ROWS)
     return len(table)
 
 
-class _First:
-    def __init__(self, limit: int) -> None:
-        self._limit = limit
-        self.rejects: list[Reject] = []
+def rating_frames(
+    settings: CorpusSettings, base_dir: Path | str, variable: str
+) -> tuple[pd.DataFrame, pd.DataFrame, pd.DataFrame]:
+    """Return every single rating of one variable, the items that have any, and their labels.
 
-    def add(self, reject: Reject) -> None:
-        if len(self.rejects) < self._limit:
-            self.rejects.append(reject)
+    Returns
+    -------
+    ratings : pandas.DataFrame
+        item_id, rater (missing where the rater has no name), and value (0..1), or for hierarchies core,
+        nuance and micro; one row a rating, sorted by item_id and rater.
+    items : pandas.DataFrame
+        item_id, language, category, risk_level; sorted by item_id.
+    labels : pandas.DataFrame
+        As `ingest_labels` writes them.
+
+    Raises
+    ------
+    ValueError
+        If there is no such variable.
+    """
+    schema = _label_schema(variable)
+    values = [field for field in schema if field.name not in ("item_id", "n_raters", "spread")]
+    ratings = _Rows(pa.schema([schema.field("item_id"), pa.field("rater", pa.string()), *values]))
+    items = _Rows(
+        pa.schema([ITEM_SCHEMA.field(name) for name in ("item_id", "language", "category", "risk_level")])
+    )
+    labels = _Rows(schema)
+    for entry in read_annotations(settings, base_dir):
+        if isinstance(entry, Reject) or variable not in entry.ratings:
+            continue
+        item_id = entry.item_id
+        items.add(item_id, entry.language, entry.category, entry.risk_level)
+        value, raters, spread = entry.labels[variable]
+        labels.add(item_id, *_cells(value), raters, spread)
+        for rater, single in entry.ratings[variable]:
+            ratings.add(item_id, rater, *_cells(single))
+    order = [(name, "ascending") for name in ratings.schema.names]
+    tables = (
+        ratings.table().sort_by(order),
+        items.table().sort_by("item_id"),
+        labels.table().sort_by("item_id"),
+    )
+    return tables[0].to_pandas(), tables[1].to_pandas(), tables[2].to_pandas()
+
+
+def _cells(value: Value) -> tuple[Any, ...]:
+    return value if isinstance(value, tuple) else (value,)
+
+
+def _label_schema(variable: str) -> pa.Schema:
+    if variable not in VARIABLES:
+        raise ValueError(f"unknown variable {variable!r}; known are {', '.join(VARIABLES)}")
+    return PATH_SCHEMA if variable in HIERARCHIES else SCALE_SCHEMA
+
+
+class _Rows:
+    """Collects rows, in Arrow's compact form but for the last ones."""
+
+    def __init__(self, schema: pa.Schema) -> None:
+        self.schema = schema
+        self._tables = [schema.empty_table()]
+        self._rows: list[tuple[Any, ...]] = []
+
+    def add(self, *row: Any) -> None:
+        self._rows.append(row)
+        if len(self._rows) >= _RUN_ROWS:
+            self._flush()
+
+    def _flush(self) -> None:
+        self._tables.append(_table(self._rows, self.schema))
+        self._rows.clear()
+
+    def table(self) -> pa.Table:
+        self._flush()
+        return pa.concat_tables(self._tables)

@@ -9,8 +9,7 @@ from zoneinfo import ZoneInfo
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, field_validator, model_validator
 
-from perceive.corpus.composition import CATEGORIES, HINGLISH_ITEMS, OWNERS
-from perceive.variables import CORES
+from perceive.corpus.composition import CATEGORIES, HIGH_RISK, HINGLISH_ITEMS, MEDIUM_RISK_ITEMS, OWNERS
 
 Language = Literal["en", "hinglish"]
 Variable = Literal["valence", "arousal", "willingness", "invoked", "expressed", "congruence", "comparator"]
@@ -68,6 +67,10 @@ class Columns(_Section):
     risk_level: Column = Field(None, description="LOW, MEDIUM or HIGH.")
     device: Column = Field(None, description="Device the text was written on (free name).")
     split: Column = Field(None, description="The corpus's own published split: train, val or test.")
+    withdrawn: Column = Field(
+        None,
+        description="true (or 1, yes) in a line of a later file withdraws the item; the rest is not read.",
+    )
 
 
 class LabelColumn(_Section):
@@ -95,6 +98,32 @@ class Join(_Section):
     column: str = Field("item_id", min_length=1, description="Column of the annotations that is looked up.")
     key: str | None = Field(None, description="Column of the table to look it up in; null: of the same name.")
     add: list[str] = Field(default_factory=list, description="Columns of the table to add to each record.")
+
+
+class RatingTable(_Section):
+    """A long table of single ratings, one row a rating of an item by an annotator."""
+
+    file: str = Field(
+        min_length=1, description="Path of the table (CSV, TSV or JSONL); ${VAR:-default} is expanded."
+    )
+    item_id: str = Field("item_id", min_length=1, description="Column with the item's id.")
+    annotator: str | None = Field(
+        None, description="Column with the annotator's id. null: each row is another rater, without a name."
+    )
+    labels: dict[Variable, LabelColumn] = Field(
+        min_length=1,
+        description="Column and scale of each label; a column of null carries the variable's name.",
+    )
+
+
+class AggregationSettings(_Section):
+    """What is done to ratings before they are averaged."""
+
+    bias_correction: bool = Field(
+        False,
+        description="Subtract each annotator's own bias on a scale (how far they rate above or below the "
+        "others on the same items) before averaging.",
+    )
 
 
 class OrderByPosition(_Section):
@@ -159,11 +188,22 @@ class SyntheticSettings(_Section):
     hinglish_items: int = Field(
         HINGLISH_ITEMS, ge=0, description="How many of the items are Hinglish; the others are English."
     )
+    medium_risk_items: int = Field(
+        MEDIUM_RISK_ITEMS,
+        ge=0,
+        description="How many of the items have risk_level MEDIUM. HIGH are exactly the items of "
+        "suicide_ideation, self_harm, abuse and financial_coercion; all others are LOW.",
+    )
     owners: int = Field(OWNERS, ge=1, description="Number of owners.")
     days: int = Field(90, ge=1, description="Days that the timelines span.")
     start: IsoDate = Field("2025-01-01", description="First day of the timelines.")
-    label_noise: float = Field(
-        0.04, ge=0, le=1, description="Standard deviation of the noise on the scales (0..1)."
+    annotators: int = Field(3, ge=1, le=20, description="Simulated annotators; each rates every item.")
+    noise: float = Field(
+        1.0,
+        ge=0,
+        le=5,
+        description="Noise of the annotators, as a multiple of the default one, at which a perfect model "
+        "reaches r of about .95 on the scales. 0: they all tell the true state.",
     )
 
     @model_validator(mode="after")
@@ -175,6 +215,12 @@ class SyntheticSettings(_Section):
         if self.hinglish_items > self.items:
             raise ValueError(
                 f"hinglish_items ({self.hinglish_items}) must not exceed the items ({self.items})"
+            )
+        lower = sum(count for name, count in self.categories.items() if name not in HIGH_RISK)
+        if self.medium_risk_items > lower:
+            raise ValueError(
+                f"medium_risk_items ({self.medium_risk_items}) must not exceed the items of the categories "
+                f"without high risk ({lower})"
             )
         return self
 
@@ -190,8 +236,9 @@ class CorpusSettings(_Section):
     name: str = Field("synthetic", min_length=1, description="Name of the corpus, for reports and errors.")
     annotations: list[str] = Field(
         default_factory=list,
-        description="Annotation files, in order (later files are later rounds); relative to the folder that "
-        "snakemake runs in; ${VAR:-default} is expanded. Empty: the synthetic corpus.",
+        description="Annotation files, in order: later files are later rounds, whose lines correct the items "
+        "that they name, field by field, and add others. Relative to the folder that snakemake runs in; "
+        "${VAR:-default} is expanded. Empty: the synthetic corpus.",
     )
     format: Literal["auto", "jsonl", "csv", "tsv"] = Field(
         "auto", description="Format of the annotation files; auto: by suffix."
@@ -217,10 +264,21 @@ class CorpusSettings(_Section):
         description="Column and scale of each label. CSV and TSV have no other labels than those named here; "
         "JSONL reads perception_labels (0..1) in any case.",
     )
-    cores: list[str] = Field(
-        default=list(CORES), description="Allowed first levels of invoked and expressed. Empty: any."
+    taxonomy: str | None = Field(
+        "resources/taxonomy.tsv",
+        description="Table of the paths that invoked and expressed may have (core, nuance, micro, tier; one "
+        "to three levels), relative to the folder that snakemake runs in, or else to the repository; "
+        "${VAR:-default} is expanded. null: any path.",
     )
     joins: list[Join] = Field(default_factory=list, description="Tables that add columns to each record.")
+    ratings: list[RatingTable] = Field(
+        default_factory=list,
+        description="Tables of single ratings. They are aggregated where the annotations have no label; "
+        "where these have one, it stays, and the ratings tell how many raters there were and how far apart.",
+    )
+    aggregation: AggregationSettings = Field(
+        AggregationSettings(), description="How several ratings of an item become one label."
+    )
     order: OrderByPosition | None = Field(
         None, description="Derive the timestamp from a position; null: the record has a timestamp."
     )
