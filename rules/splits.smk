@@ -16,6 +16,8 @@ rule splits:
         assigned=f"{RESULTS}/splits/items.parquet",
         summary=f"{RESULTS}/splits/summary.json",
         previous=f"{RESULTS}/splits/previous.parquet",
+        # Items that the boundary in time takes out (mode grouped_temporal), with the reason.
+        purged=f"{RESULTS}/splits/purged.csv",
         # What the ledger held when this rule left it: an edit by hand is told from the rule's own.
         ledger=f"{RESULTS}/splits/ledger.sha256",
     log:
@@ -36,6 +38,10 @@ rule audit_splits:
         owners=f"{RESULTS}/splits/owners.parquet",
         split_items=f"{RESULTS}/splits/items.parquet",
         previous=f"{RESULTS}/splits/previous.parquet",
+        purged=f"{RESULTS}/splits/purged.csv",
+        summary=f"{RESULTS}/splits/summary.json",
+        lexical=f"{RESULTS}/features/lexical.parquet",
+        temporal=f"{RESULTS}/features/temporal.parquet",
         settings=settings("splits"),
         code=code("audit_splits"),
     output:
@@ -47,6 +53,6 @@ rule audit_splits:
     conda:
         "../envs/environment.yaml"
     message:
-        "Searching the splits for leaks"
+        "Searching the splits and timelines for leaks"
     script:
         "../workflow_scripts/audit_splits.py"

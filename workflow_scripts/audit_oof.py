@@ -15,6 +15,7 @@ STAGES = {"train": "training", "val": "calibration", "test": "evaluation"}
 def main(snakemake: Snakemake) -> None:
     variable = snakemake.wildcards.variable
     labels = io.read_parquet(snakemake.input.labels)
+    settings = io.read_json(snakemake.input.settings)
 
     def of_bases(paths: list[str]) -> pd.DataFrame:
         return pd.concat([io.read_parquet(p).assign(base=Path(p).name.split(".")[0]) for p in paths])
@@ -26,20 +27,25 @@ def main(snakemake: Snakemake) -> None:
     paths = {Path(path).stem: path for path in snakemake.input.features}
     # Each stage reads its rows from these files and no others.
     read = {STAGES[split]: ids(path) for split, path in paths.items()}
-    read["tuning"] = set().union(*map(ids, snakemake.input.fold_features))
+    read["projection"] = read["training"]
+    for path in snakemake.input.fold_features:
+        fold, part = Path(path).parts[-2:]
+        if part == "train.parquet":
+            read[f"projection/fold{fold}"] = read[f"tuning/fold{fold}"] = ids(path)
     read["blend"] = set(split_items.loc[split_items["split"] == "train", "item_id"]) & set(labels["item_id"])
     report = audit_variable(
         variable,
-        items=io.read_parquet(snakemake.input.corpus, ["item_id", "owner_id"]),
+        items=io.read_parquet(snakemake.input.corpus, ["item_id", "owner_id", "text"]),
         split_items=split_items,
         oof_records=of_bases(snakemake.input.records).rename(columns={"fold": "fold_predicted"}),
         trained_on=of_bases(snakemake.input.trained_on),
         labels={variable: labels},
-        salt=io.read_json(snakemake.input.settings)["salt"],
+        salt=settings["salt"],
         bases=BASES,
         feature_columns=ALL,
         features=io.read_parquet(paths["train"]),
         records=read,
+        **settings["near_duplicates"],
     )
     job.write_audit(report, snakemake)
 

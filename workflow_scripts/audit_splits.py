@@ -1,15 +1,18 @@
-"""Search the splits for leaks, and fail where one is found."""
+"""Search the splits and the timelines for leaks, and fail where one is found."""
 
+import pandas as pd
 from snakemake.iocontainers import Snakemake
 
 from perceive import io, job
-from perceive.audit import audit_splits
+from perceive.audit import audit_splits, audit_timeline
 
 
 def main(snakemake: Snakemake) -> None:
     settings = io.read_json(snakemake.input.settings)
+    split = io.read_json(snakemake.input.summary)
+    items = io.read_parquet(snakemake.input.corpus, ["item_id", "owner_id", "text", "timestamp", "split"])
     report = audit_splits(
-        io.read_parquet(snakemake.input.corpus, ["item_id", "owner_id", "text", "timestamp", "split"]),
+        items,
         io.read_parquet(snakemake.input.split_items),
         io.read_parquet(snakemake.input.owners),
         salt=settings["salt"],
@@ -18,7 +21,21 @@ def main(snakemake: Snakemake) -> None:
         n_folds=settings["folds"],
         published=settings["published"],
         allow_owner_overlap=settings["allow_owner_overlap"],
+        mode=settings["mode"],
+        boundary=split["boundary"],
+        held_boundary=split["boundary_in_ledger_before"],
+        configured_boundary=settings["boundary"],
+        embargo_days=settings["embargo_days"],
+        purged=pd.read_csv(snakemake.input.purged, dtype=str),
+        **settings["near_duplicates"],
     )
+    timeline = audit_timeline(
+        items,
+        io.read_parquet(snakemake.input.lexical),
+        io.read_parquet(snakemake.input.temporal),
+        salt=settings["salt"],
+    )
+    report.checks += timeline.checks
     job.write_audit(report, snakemake)
 
 

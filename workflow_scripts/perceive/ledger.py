@@ -12,7 +12,8 @@ differences::
 
 Its first line says what the assignments depend on, so that a changed salt, share or number of folds is an
 error rather than a silent second dealing of all owners, and how many owners follow, so that a truncated file
-is noticed. Rows are only ever added.
+is noticed. In the mode ``grouped_temporal`` it also holds the boundary in time
+(``; boundary=2025-03-05T00:00:00+00:00``) from the first round in that mode on. Rows are only ever added.
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ import os
 import re
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from datetime import datetime
 from pathlib import Path
 
 import pandas as pd
@@ -112,15 +114,9 @@ def read_ledger(
         Where the file is damaged (naming the line) or contradicts salt, shares or n_folds.
     """
     path = Path(path)
-    try:
-        raw = path.read_bytes()
-    except FileNotFoundError:
+    lines = _read_lines(path)
+    if lines is None:
         return empty_ledger()
-    try:
-        lines = raw.decode("utf-8-sig").splitlines()
-    except UnicodeDecodeError as error:
-        number = raw[: error.start].count(b"\n") + 1
-        raise LedgerError(f"ledger {path}, line {number}: not UTF-8; {_RESTORE}") from error
     header = _parse_header(path, lines[0] if lines else "")
     _check_settings(path, header, salt, shares, n_folds)
     if len(lines) < 2 or lines[1] != ",".join(LEDGER_COLUMNS):
@@ -146,6 +142,58 @@ def read_ledger(
     return _frame(rows)
 
 
+def read_boundary(
+    path: str | os.PathLike[str], configured: str | datetime | None = None
+) -> pd.Timestamp | None:
+    """Read the boundary in time that an earlier round recorded.
+
+    Parameters
+    ----------
+    path
+        The ledger; a missing file holds no boundary.
+    configured
+        The configured boundary, compared with the ledger's where both are there.
+
+    Returns
+    -------
+    pandas.Timestamp
+        In UTC; None where the ledger holds none.
+
+    Raises
+    ------
+    LedgerError
+        Where the first line is damaged, or its boundary is not the configured one.
+    ValueError
+        Where the configured one is no time.
+    """
+    path = Path(path)
+    lines = _read_lines(path)
+    if lines is None:
+        return None
+    header = _parse_header(path, lines[0] if lines else "")
+    if configured is not None:
+        _check_boundary(path, header, as_boundary(configured))
+    return _held_boundary(path, header)
+
+
+def as_boundary(value: str | datetime) -> pd.Timestamp:
+    """Return a boundary, given in ISO 8601 or as a time, in UTC (which is assumed where no zone is named).
+
+    Raises
+    ------
+    ValueError
+        Where it is no time.
+    """
+    try:
+        # pandas alone would read words like "today", too.
+        time = pd.Timestamp(datetime.fromisoformat(value) if isinstance(value, str) else value)
+    except ValueError as error:
+        raise ValueError(
+            f"boundary {value!r} is no time; write a date (2025-03-05) or a time (2025-03-05T12:00:00+05:30)"
+        ) from error
+    return (time.tz_localize("UTC") if time.tzinfo is None else time.tz_convert("UTC")).as_unit("us")
+
+
 def update_ledger(
     path: str | os.PathLike[str],
     owners: pd.DataFrame,
@@ -153,11 +201,12 @@ def update_ledger(
     *,
     shares: Sequence[float] = (0.70, 0.15, 0.15),
     n_folds: int = 5,
+    boundary: datetime | None = None,
 ) -> pd.DataFrame:
-    """Add the owners that the ledger does not hold yet; never change or remove one.
+    """Add the owners, and the boundary, that the ledger does not hold yet; never change or remove one.
 
     The new version is written to a temporary file and renamed, so a run killed at any moment leaves the old
-    or the new ledger, both valid. Without a new owner the file is not touched. Call it *before* writing the
+    or the new ledger, both valid. Without anything new the file is not touched. Call it *before* writing the
     assignments anywhere else: what the ledger does not hold must not be used.
 
     Parameters
@@ -168,6 +217,9 @@ def update_ledger(
         owner_id, split, fold as :func:`perceive.splits.assign_owners` returns them.
     salt, shares, n_folds
         The settings that the assignments were made with.
+    boundary
+        The boundary in time that the items were split at; None in the mode ``grouped``, which leaves the
+        recorded one, if any, as it is.
 
     Returns
     -------
@@ -177,12 +229,13 @@ def update_ledger(
     Raises
     ------
     LedgerError
-        Where the ledger is damaged or an owner is in it with another split or fold.
+        Where the ledger is damaged, or holds an owner with another split or fold, or another boundary.
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     with _locked(path.parent):
         current = read_ledger(path, salt, shares=shares, n_folds=n_folds)
+        held_boundary = read_boundary(path, boundary)
         held = {key: (split, fold) for key, split, fold in _rows(current)}
         keyed = owners.assign(owner_key=[owner_key(owner, salt) for owner in owners["owner_id"]])
         new: dict[str, tuple[str, int | None]] = {}
@@ -199,12 +252,26 @@ def update_ledger(
                 f"{len(moved)} owner(s) would move to another split or fold, e.g. {sorted(moved)[:3]}; "
                 f"assignments in {path} are final: run the splitting again, which reads the ledger first"
             )
-        if not new and path.exists():
+        if not new and path.exists() and (boundary is None or held_boundary is not None):
             return current
         merged = _frame([(key, *held[key]) for key in held] + [(key, *new[key]) for key in new])
-        io.write_text(path, _serialise(merged, salt, shares, n_folds))
+        if boundary is None:
+            boundary = held_boundary
+        io.write_text(path, _serialise(merged, salt, shares, n_folds, boundary))
         logger.info("ledger: %d new owner(s), %d in all", len(new), len(merged))
         return merged
+
+
+def _read_lines(path: Path) -> list[str] | None:
+    try:
+        raw = path.read_bytes()
+    except FileNotFoundError:
+        return None
+    try:
+        return raw.decode("utf-8-sig").splitlines()
+    except UnicodeDecodeError as error:
+        number = raw[: error.start].count(b"\n") + 1
+        raise LedgerError(f"ledger {path}, line {number}: not UTF-8; {_RESTORE}") from error
 
 
 def _parse_header(path: Path, line: str) -> dict[str, str]:
@@ -241,6 +308,25 @@ def _check_settings(
             f"ledger {path}, line 1: made with the shares {header['shares']}, configured are "
             f"{_format_shares(shares)}; configure the former, or write the new ones into line 1 (nobody "
             "moves; new owners are dealt towards the new shares)"
+        )
+
+
+def _held_boundary(path: Path, header: dict[str, str]) -> pd.Timestamp | None:
+    if "boundary" not in header:
+        return None
+    try:
+        return as_boundary(header["boundary"])
+    except ValueError as error:
+        raise LedgerError(f"ledger {path}, line 1: {error}; {_RESTORE}") from error
+
+
+def _check_boundary(path: Path, header: dict[str, str], boundary: pd.Timestamp) -> None:
+    held = _held_boundary(path, header)
+    if held is not None and held != boundary:
+        raise LedgerError(
+            f"ledger {path}, line 1: the boundary of the earlier rounds is {held.isoformat()}, configured is "
+            f"{boundary.isoformat()}; configure the former (or none: it is read from the ledger), or "
+            f"{_START_ANEW}"
         )
 
 
@@ -287,10 +373,13 @@ def _rows(frame: pd.DataFrame) -> Iterator[tuple[str, str, int | None]]:
         yield key, split, None if pd.isna(fold) else int(fold)
 
 
-def _serialise(ledger: pd.DataFrame, salt: str, shares: Sequence[float], n_folds: int) -> str:
+def _serialise(
+    ledger: pd.DataFrame, salt: str, shares: Sequence[float], n_folds: int, boundary: datetime | None
+) -> str:
     lines = [
         f"{_TITLE}; version={VERSION}; salt={salt_fingerprint(salt)}; shares={_format_shares(shares)}; "
-        f"folds={n_folds}; owners={len(ledger)}",
+        f"folds={n_folds}; owners={len(ledger)}"
+        + (f"; boundary={as_boundary(boundary).isoformat()}" if boundary is not None else ""),
         ",".join(LEDGER_COLUMNS),
     ]
     lines += [f"{key},{split},{'' if fold is None else fold}" for key, split, fold in _rows(ledger)]

@@ -1,8 +1,16 @@
-"""Owners into train, val and test, and into the folds of train; duplicate texts kept apart.
+"""Owners into train, val and test, and into the folds of train; copies of a text kept apart.
 
-Everything is decided at owner level, stratified, balanced in items, and sticky: an owner that the ledger
-(:mod:`perceive.ledger`) holds keeps its split and fold, and only new owners are dealt. All results depend on
-the set of items and the seed alone, never on the order of the rows.
+Owners are dealt stratified, balanced in items, and sticky: an owner that the ledger (:mod:`perceive.ledger`)
+holds keeps its split and fold, and only new owners are dealt. Items follow their owner, or are excluded:
+
+- in the mode ``grouped_temporal``, items on the wrong side of one boundary in time, and those in the embargo
+  before it. Val stands on the side of train: the calibration is part of what is tested, so on the day of the
+  boundary it must exist already, and a map fitted on the test period would carry that period's own drift.
+- copies and near-copies (:mod:`perceive.near_duplicates`) of a text in a split of higher priority. An item is
+  judged by its own neighbours, not by a group that chains of neighbours make: in a large corpus of one style
+  these grow without bound, and would take texts out that resemble no test item at all.
+
+All results depend on the set of items and the seed alone, never on the order of the rows.
 """
 
 from __future__ import annotations
@@ -12,13 +20,16 @@ import logging
 import math
 import re
 import unicodedata
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Collection, Sequence
+from datetime import datetime
 from typing import Any, Literal
 
 import numpy as np
 import pandas as pd
 
-from perceive.ledger import SPLITS, owner_key, salted_key
+from perceive.ledger import SPLITS, as_boundary, owner_key, salted_key
+from perceive.near_duplicates import MIN_SHINGLES, THRESHOLD, adjacency, near_pairs
 
 logger = logging.getLogger(__name__)
 
@@ -28,6 +39,14 @@ Published = Literal["honour", "ignore"]
 # Of several copies of a text in different splits, those in the first of these splits are kept: a test item is
 # worth more than a training item, and taking it out of test would let a corpus choose its own test set.
 DUPLICATE_PRIORITY = ("test", "val", "train")
+
+AFTER_BOUNDARY, BEFORE_BOUNDARY, EMBARGO = PURGE_REASONS = ("after_boundary", "before_boundary", "embargo")
+COPY_REASONS = tuple(
+    f"{kind}_text_in_{split}" for kind in ("duplicate", "near_duplicate") for split in DUPLICATE_PRIORITY[:-1]
+)
+OWNER_REASONS = ("owner_in_published_test", *(f"owner_in_{split}" for split in SPLITS))
+EMBARGO_DAYS = 7
+MAX_FOLDS = 31  # the bits of barred_folds
 
 _MAX_SWAPS = 1000
 _TOLERATED_GAP = 0.002  # of all items: nearer to the shares the parts need not come
@@ -247,15 +266,14 @@ def assign_owners(
     Raises
     ------
     ValueError
-        For shares that are no shares, fewer than two folds, or a published split without a test item.
+        For shares that are no shares, fewer than two folds, a published split without a test item, or owners
+        so few that a split or fold would have none.
     """
     parts = np.asarray(shares, dtype=float)
-    if parts.shape != (3,) or (parts < 0).any() or parts[0] <= 0 or abs(parts.sum() - 1) > 1e-6:
-        raise ValueError(
-            "shares must be three numbers for train, val and test, none negative, with the sum 1"
-        )
-    if n_folds < 2:
-        raise ValueError("n_folds must be at least 2")
+    if parts.shape != (3,) or (parts <= 0).any() or abs(parts.sum() - 1) > 1e-6:
+        raise ValueError("shares must be three positive numbers for train, val and test, with the sum 1")
+    if not 2 <= n_folds <= MAX_FOLDS:
+        raise ValueError(f"n_folds must lie in 2..{MAX_FOLDS}, not {n_folds}")
     listed = published_test(items, published)
     held = {
         key: (split, fold)
@@ -297,6 +315,7 @@ def assign_owners(
         present = np.bincount(list(fold.values()), minlength=n_folds).tolist()
         codes = _deal(table, _places(present, len(table), np.full(n_folds, 1 / n_folds)))
         fold |= {owner: int(code) for owner, code in zip(table["owner_id"], codes, strict=True)}
+    _check_owners(split, fold, n_folds, parts)
     return pd.DataFrame(
         {
             "owner_id": pd.Series(owner_ids, dtype="str"),
@@ -328,6 +347,23 @@ def published_test(items: pd.DataFrame, published: Published) -> np.ndarray | No
             "split: the published split has no test item; map one of its parts to test, or ignore it"
         )
     return listed
+
+
+def _check_owners(split: dict[str, str], fold: dict[str, int], n_folds: int, parts: np.ndarray) -> None:
+    sizes, folds = Counter(split.values()), Counter(fold.values())
+    empty = [name for name, share in zip(SPLITS, parts, strict=True) if share and not sizes[name]]
+    empty += [f"fold {number}" for number in range(n_folds) if not folds[number]]
+    if empty:
+        smallest = np.where(parts > 0, [n_folds, 1, 1], 0)
+        enough = smallest.sum()
+        while (largest_remainder(enough, parts) < smallest).any():
+            enough += 1
+        raise ValueError(
+            f"too few owners: of {len(split)} owner(s) {sizes['train']} are in train, {sizes['val']} in val "
+            f"and {sizes['test']} in test, so that {', '.join(empty)} would have none. These shares and "
+            f"{n_folds} folds need at least {enough} owners: bring more owners, or set fewer splits.folds or "
+            "other shares (splits.train, val, test) before the first round"
+        )
 
 
 def _labels_of(items: pd.DataFrame, labels: pd.DataFrame | None) -> pd.DataFrame | None:
@@ -446,6 +482,40 @@ def _first_largest(values: np.ndarray, allowed: np.ndarray) -> int:
 # --- items ------------------------------
 
 
+def time_boundary(
+    items: pd.DataFrame,
+    share: float,
+    *,
+    configured: str | datetime | None = None,
+    held: datetime | None = None,
+) -> pd.Timestamp:
+    """Return where in time test begins, for the mode ``grouped_temporal``.
+
+    Parameters
+    ----------
+    items
+        timestamp (with a time zone).
+    share
+        The share of train: without a boundary given, this share of the items lies before it, up to the
+        rounding to a whole day (UTC).
+    configured
+        The configured boundary (ISO 8601; UTC where it names no zone), or None.
+    held
+        The boundary of earlier rounds (:func:`perceive.ledger.read_boundary`, which refuses a configured one
+        that differs). It goes first: a boundary that moved with the items would move what is tested.
+
+    Raises
+    ------
+    ValueError
+        Where the configured one is no time.
+    """
+    if held is not None or configured is not None:
+        return as_boundary(configured if held is None else held)  # type: ignore[arg-type]
+    times = np.sort(items["timestamp"].to_numpy(dtype="datetime64[us]"))
+    rank = min(max(math.ceil(share * len(times) - 1e-9), 1), len(times))
+    return as_boundary(pd.Timestamp(times[rank - 1]).round("D"))
+
+
 def split_items(
     items: pd.DataFrame,
     owners: pd.DataFrame,
@@ -453,29 +523,44 @@ def split_items(
     salt: str,
     published: Published = "honour",
     allow_owner_overlap: bool = False,
+    threshold: float = THRESHOLD,
+    min_shingles: int = MIN_SHINGLES,
+    boundary: datetime | None = None,
+    embargo_days: float = EMBARGO_DAYS,
 ) -> pd.DataFrame:
     """Give every item its split and fold, or the reason why it is in none.
 
-    Copies of one text (:func:`normalise_text`) in different splits are a leak: those in the split of the
-    highest priority stay (test, then val, then train), the others are excluded. Copies in different folds
-    of train stay; :func:`training_rows` keeps them apart where it matters.
+    Copies (:func:`normalise_text`) and near-copies of one text in different splits are a leak: those in the
+    split of the highest priority stay (test, then val, then train), the others are excluded. Copies in
+    different folds of train stay; :func:`training_rows` keeps them apart where it matters.
 
     Parameters
     ----------
     items
-        item_id, owner_id, text, and split where the corpus has a published one.
+        item_id, owner_id, text; timestamp (with a time zone) for a boundary; split where the corpus has a
+        published one.
     owners
         What :func:`assign_owners` returns, with the same settings.
     salt
         The salt of text_key.
     published, allow_owner_overlap
         As in :func:`assign_owners`.
+    threshold, min_shingles
+        Which texts are near-copies: see :func:`perceive.near_duplicates.near_pairs`.
+    boundary
+        Mode ``grouped_temporal``: items of train and val from this time on, and items of test before it, are
+        excluded (:func:`time_boundary`). None: mode ``grouped``.
+    embargo_days
+        With a boundary: items of train and val in so many days before it are excluded, too.
 
     Returns
     -------
     pandas.DataFrame
         item_id, split (train, val, test, excluded), fold (Int8; train only), reason (excluded only),
-        text_key; rows as in `items`. Reasons: ``duplicate_text_in_test``, ``duplicate_text_in_val``; with a
+        text_key, barred_folds; rows as in `items`. Bit k of barred_folds (int32) says that fold k, not the
+        item's own, holds a copy or near-copy of its text.
+        Reasons: ``after_boundary``, ``before_boundary``, ``embargo``; ``duplicate_text_in_test``,
+        ``duplicate_text_in_val``, ``near_duplicate_text_in_test``, ``near_duplicate_text_in_val``; with a
         published split ``owner_in_published_test`` (an item outside it, of an owner inside it),
         ``owner_in_test``, ``owner_in_train``, ``owner_in_val`` (the ledger contradicts the published
         split).
@@ -483,7 +568,8 @@ def split_items(
     Raises
     ------
     ValueError
-        Where `owners` lacks an owner of `items`.
+        Where `owners` lacks an owner of `items`, a published split is to be honoured together with a
+        boundary, a split or fold is left without items, or near-duplicates cannot be searched for.
     """
     table = owners.set_index("owner_id")
     owner_split = items["owner_id"].map(table["split"]).to_numpy(dtype=object)
@@ -496,6 +582,12 @@ def split_items(
     reason = np.full(len(items), None, dtype=object)
     listed = published_test(items, published)
     if listed is not None:
+        if boundary is not None:
+            raise ValueError(
+                "splits.mode grouped_temporal would purge the corpus's published test items, so that figures "
+                "could not be compared with published ones; set splits.mode: grouped, or splits.published: "
+                "ignore"
+            )
         split[listed] = "test"
         outside = ~listed & (owner_split == "test")
         known = items["owner_id"].isin(items.loc[listed, "owner_id"]).to_numpy()
@@ -503,32 +595,103 @@ def split_items(
         if not allow_owner_overlap:
             contradicted = listed & (owner_split != "test")
             reason[contradicted] = "owner_in_" + owner_split[contradicted]
-    keys = np.array([text_key(text, salt) for text in items["text"]], dtype=object)
-    kept = np.array([value is None for value in reason], dtype=bool)
-    priority = pd.Series(split).map({name: rank for rank, name in enumerate(DUPLICATE_PRIORITY)}).to_numpy()
-    best = pd.Series(priority[kept]).groupby(keys[kept]).min()
-    best_rank = pd.Series(keys).map(best).to_numpy()
-    copies = kept & (priority > best_rank)
-    reason[copies] = [f"duplicate_text_in_{DUPLICATE_PRIORITY[int(rank)]}" for rank in best_rank[copies]]
-    split[[value is not None for value in reason]] = EXCLUDED
+    if boundary is not None:
+        times = items["timestamp"].to_numpy(dtype="datetime64[us]")
+        edge = as_boundary(boundary).to_numpy()
+        late, near = times >= edge, times >= edge - pd.Timedelta(days=embargo_days).to_numpy()
+        test = split == "test"
+        reason[~test & near] = EMBARGO
+        reason[~test & late] = AFTER_BOUNDARY
+        reason[test & ~late] = BEFORE_BOUNDARY
+    normal = pd.Series([normalise_text(text) for text in items["text"]], dtype=object)
+    codes, texts = pd.factorize(normal, sort=True)
+    # A text and its near-copies; a product with it counts those among given texts.
+    alike = adjacency(near_pairs(texts.tolist(), threshold=threshold, min_shingles=min_shingles), len(texts))
+    for position, winner in enumerate(DUPLICATE_PRIORITY[:-1]):
+        kept = pd.isna(reason)
+        held = np.bincount(codes[kept & (split == winner)], minlength=len(texts))
+        rivals = kept & np.isin(split, DUPLICATE_PRIORITY[position + 1 :])
+        reason[rivals & ((alike @ held) > 0)[codes]] = f"near_duplicate_text_in_{winner}"
+        reason[rivals & (held > 0)[codes]] = f"duplicate_text_in_{winner}"
+    split[~pd.isna(reason)] = EXCLUDED
     fold = items["owner_id"].map(table["fold"]).astype("Int8").array.copy()
     fold[split != "train"] = pd.NA
-    return pd.DataFrame(
+    result = pd.DataFrame(
         {
             "item_id": items["item_id"].astype("str").array,
             "split": pd.array(split, dtype="str"),
             "fold": fold,
             "reason": pd.array(reason, dtype="str"),
-            "text_key": pd.array(keys, dtype="str"),
+            "text_key": pd.array(
+                np.array([salted_key("text", text, salt) for text in texts], dtype=object)[codes], dtype="str"
+            ),
         }
     )
+    result["barred_folds"] = np.int32(0)
+    numbers = sorted(table["fold"].dropna().unique())
+    for number in numbers:
+        _, inside = _fold_masks(result, number)
+        present = np.bincount(codes[inside], minlength=len(texts))
+        barred = (split == "train") & ~inside & ((alike @ present) > 0)[codes]
+        result.loc[barred, "barred_folds"] |= np.int32(1 << int(number))
+    _check_items(result, numbers, boundary)
+    return result
+
+
+def _check_items(split_items: pd.DataFrame, folds: Collection[int], boundary: datetime | None) -> None:
+    sizes = split_items["split"].value_counts()
+    filled = set(split_items["fold"].dropna())
+    empty = [name for name in SPLITS if name not in sizes]
+    empty += [f"fold {number}" for number in folds if number not in filled]
+    if empty:
+        reasons = split_items["reason"].value_counts().sort_index()
+        why = ", ".join(f"{count} {reason}" for reason, count in reasons.items())
+        remedy = "bring more items or owners, or set fewer splits.folds before the first round"
+        if boundary is not None:
+            remedy += (
+                f"; or set another splits.boundary (it is {as_boundary(boundary).isoformat()}) before the "
+                "first round, or splits.mode: grouped"
+            )
+        raise ValueError(
+            f"of {len(split_items)} items none is left in {', '.join(empty)} "
+            f"(excluded: {why or 'none'}); {remedy}"
+        )
+
+
+def purged(split_items: pd.DataFrame, items: pd.DataFrame, owners: pd.DataFrame) -> pd.DataFrame:
+    """List the items that the boundary in time and its embargo took out.
+
+    Parameters
+    ----------
+    split_items, owners
+        What :func:`split_items` and :func:`assign_owners` returned.
+    items
+        item_id, owner_id, timestamp; rows as in `split_items`.
+
+    Returns
+    -------
+    pandas.DataFrame
+        item_id, split (its owner's), reason (after_boundary, before_boundary, embargo), timestamp; by time,
+        then item_id. Empty in the mode ``grouped``.
+    """
+    rows = split_items["reason"].isin(PURGE_REASONS).to_numpy()
+    split = items["owner_id"].map(owners.set_index("owner_id")["split"])
+    listed = pd.DataFrame(
+        {
+            "item_id": split_items.loc[rows, "item_id"].array,
+            "split": split[rows].astype("str").array,
+            "reason": split_items.loc[rows, "reason"].array,
+            "timestamp": items.loc[rows, "timestamp"].array,
+        }
+    )
+    return listed.sort_values(["timestamp", "item_id"], ignore_index=True)
 
 
 def training_rows(split_items: pd.DataFrame, fold: int) -> np.ndarray:
     """Return which rows the model of a fold may be trained on.
 
-    All of train outside the fold, less the copies of texts that the fold holds: the model must not have
-    read the texts that it is to predict.
+    All of train outside the fold, less the copies and near-copies of texts that the fold holds: the model
+    must not have read the texts that it is to predict.
 
     Parameters
     ----------
@@ -543,8 +706,8 @@ def training_rows(split_items: pd.DataFrame, fold: int) -> np.ndarray:
         Booleans, shape (rows,).
     """
     train, inside = _fold_masks(split_items, fold)
-    copies = split_items["text_key"].isin(split_items.loc[inside, "text_key"]).to_numpy()
-    return train & ~inside & ~copies
+    barred = (split_items["barred_folds"].to_numpy() >> fold) & 1 == 1
+    return train & ~inside & ~barred
 
 
 def fold_members(split_items: pd.DataFrame, fold: int) -> tuple[list[str], list[str]]:
