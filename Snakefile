@@ -24,7 +24,8 @@ configfile: f"{workflow.basedir}/config/config.yaml"
 REPOSITORY = Path(workflow.basedir)
 sys.path.insert(0, str(REPOSITORY / "workflow_scripts"))
 from perceive import config as configuration
-from perceive.corpus.reader import CorpusError, content_digests, input_files
+from perceive.corpus.reader import CorpusError, content_digests, input_files, taxonomy_path
+from perceive.io import file_sha256
 from perceive.job import lead_jobs
 from perceive.state import StateWriter
 
@@ -36,15 +37,17 @@ except configuration.ConfigError as error:
     raise WorkflowError(str(error)) from None
 
 VARIABLES = SETTINGS.variables
+EVERY_VARIABLE = list(configuration.VARIABLES)
 RESULTS = SETTINGS.results
 LEDGER = SETTINGS.ledger_path()
 FOLDS = range(SETTINGS.splits.folds)
 BASES = ["lx", "eb", "tm", "full"]
 PLOTS = ["reliability", "residuals", "slices", "baselines"]
+PORTRAIT = ["counts", "labels", "moods", "agreement", "invoked_expressed"]
 
 
 wildcard_constraints:
-    variable="|".join(VARIABLES),
+    variable="|".join(EVERY_VARIABLE),
     base="|".join(BASES),
     language="en|hinglish",
 
@@ -58,6 +61,9 @@ SCRIPTS = {
     "items": [],
     "labels": [],
     "summary": [],
+    "agreement": [],
+    "review": [],
+    "portrait": [],
     "splits": [],
     "audit_splits": [],
     "encoder": [],
@@ -110,8 +116,11 @@ if workflow.is_main_process:
         except CorpusError as error:
             raise WorkflowError(str(error)) from None
     else:
-        parts = ["items", *(f"labels/{name}" for name in VARIABLES)]
-        state.write_data([], ["synthetic", parts], lambda: dict.fromkeys(parts, "generated"))
+        parts = ["items", *(f"{of}/{name}" for of in ("labels", "ratings") for name in EVERY_VARIABLE)]
+        # The generated file itself is an input; what else reading it depends on is the taxonomy.
+        taxonomy = taxonomy_path(CORPUS, Path.cwd())
+        digest = file_sha256(taxonomy) if taxonomy else "any path"
+        state.write_data([], ["synthetic", parts, digest], lambda: dict.fromkeys(parts, digest))
 
 
 include: "rules/corpus.smk"
@@ -131,6 +140,8 @@ rule all:
     default_target: True
     input:
         f"{RESULTS}/corpus/summary.json",
+        f"{RESULTS}/corpus/review.csv",
+        expand(f"{RESULTS}/corpus/{{plot}}.png", plot=PORTRAIT),
         f"{RESULTS}/acceptance.tsv",
         expand(f"{RESULTS}/evaluation/{{variable}}/{{plot}}.png", variable=VARIABLES, plot=PLOTS),
         expand(f"{RESULTS}/export/{{variable}}/latency.json", variable=VARIABLES),

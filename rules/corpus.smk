@@ -1,4 +1,4 @@
-# Annotations: generated where none are given, then read, checked and stored line by line.
+# Annotations: generated where none are given, then read, checked and stored line by line, and compared.
 
 
 if not SETTINGS.corpus.annotations:
@@ -9,6 +9,8 @@ if not SETTINGS.corpus.annotations:
             code=code("synthesize"),
         output:
             annotations=f"{RESULTS}/corpus/annotations.jsonl",
+            # What the generator knows and no stage may learn from: for the pictures, and for your own checks.
+            truth=f"{RESULTS}/corpus/truth.jsonl",
             report=f"{RESULTS}/corpus/synthesis.json",
         log:
             f"{RESULTS}/logs/synthesize.log",
@@ -81,3 +83,69 @@ rule summary:
         "Summing up the corpus and its rejected lines"
     script:
         "../workflow_scripts/summary.py"
+
+
+rule agreement:
+    input:
+        annotations=ANNOTATIONS,
+        data=data("ratings/{variable}"),
+        labels=data("labels/{variable}"),
+        ingest=settings("ingest"),
+        settings=settings("agreement"),
+        code=code("agreement"),
+    output:
+        agreement=f"{RESULTS}/corpus/agreement/{{variable}}.json",
+        review=f"{RESULTS}/corpus/agreement/{{variable}}.review.csv",
+    log:
+        f"{RESULTS}/logs/agreement/{{variable}}.log",
+    benchmark:
+        f"{RESULTS}/benchmarks/agreement/{{variable}}.tsv"
+    conda:
+        "../envs/environment.yaml"
+    message:
+        "Comparing the annotators of {wildcards.variable}"
+    script:
+        "../workflow_scripts/agreement.py"
+
+
+rule review:
+    input:
+        agreement=expand(f"{RESULTS}/corpus/agreement/{{variable}}.json", variable=EVERY_VARIABLE),
+        review=expand(f"{RESULTS}/corpus/agreement/{{variable}}.review.csv", variable=EVERY_VARIABLE),
+        code=code("review"),
+    output:
+        agreement=f"{RESULTS}/corpus/agreement.json",
+        review=f"{RESULTS}/corpus/review.csv",
+    log:
+        f"{RESULTS}/logs/review.log",
+    benchmark:
+        f"{RESULTS}/benchmarks/review.tsv"
+    conda:
+        "../envs/environment.yaml"
+    message:
+        "Listing the items that deserve a second look"
+    script:
+        "../workflow_scripts/review.py"
+
+
+rule portrait:
+    input:
+        annotations=ANNOTATIONS,
+        truth=[] if SETTINGS.corpus.annotations else [f"{RESULTS}/corpus/truth.jsonl"],
+        agreement=f"{RESULTS}/corpus/agreement.json",
+        data=data("all"),
+        ingest=settings("ingest"),
+        settings=settings("portrait"),
+        code=code("portrait"),
+    output:
+        plots=expand(f"{RESULTS}/corpus/{{plot}}.png", plot=PORTRAIT),
+    log:
+        f"{RESULTS}/logs/portrait.log",
+    benchmark:
+        f"{RESULTS}/benchmarks/portrait.tsv"
+    conda:
+        "../envs/environment.yaml"
+    message:
+        "Drawing the corpus"
+    script:
+        "../workflow_scripts/portrait.py"

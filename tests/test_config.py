@@ -18,7 +18,7 @@ FOLDER = Path(__file__).resolve().parent.parent / "config"
 DEFAULT = config.Settings().model_dump(mode="json")
 TUNED = {f"tuning/{name}" for name in SUPPORTED}
 BASES = {"models/lx", "models/eb", "models/tm"}
-SEEDED = {"splits", "blend", "evaluation", "export", "models/full", *BASES, *TUNED}
+SEEDED = {"splits", "agreement", "blend", "evaluation", "export", "models/full", *BASES, *TUNED}
 
 
 def nested(key: str, value: Any) -> dict[str, Any]:
@@ -66,7 +66,10 @@ def test_the_default_file_holds_every_default_and_a_comment_for_every_key() -> N
 def test_every_key_of_the_schema_has_a_description_and_a_default() -> None:
     schema = json.loads((FOLDER / "schema.json").read_text())
     # Entries of lists and maps that a user writes whole; the lists and maps themselves have defaults.
-    without_default = {("Range", "low"), ("Range", "high"), ("MappedColumn", "column"), ("Join", "file")}
+    without_default = {
+        ("Range", "low"), ("Range", "high"), ("MappedColumn", "column"), ("Join", "file"),
+        ("RatingTable", "file"), ("RatingTable", "labels"),
+    }  # fmt: skip
     sections = {"": schema, **schema["$defs"]}
     assert len(sections) > 20
     for name, section in sections.items():
@@ -100,7 +103,7 @@ def test_presets_and_corpora_are_valid(path: Path) -> None:
     ("key", "value", "said"),
     [
         ("sead", 1, "sead: unknown key; did you mean 'seed'? Allowed here: results, variables, seed,"),
-        ("splits.fold", 5, "splits.fold: unknown key; did you mean 'folds'? Allowed here: mode, train,"),
+        ("splits.fold", 5, "splits.fold: unknown key; did you mean 'folds'? Allowed here: mode, boundary,"),
         ("models.lx.tree", 5, "models.lx.tree: unknown key; did you mean 'trees'?"),
         ("encoders.en.modell", "x", "did you mean 'model'? Allowed here: model, sha256, max_tokens"),
         ("encoders.de", {}, "encoders.de: Input should be 'en' or 'hinglish'"),
@@ -250,8 +253,10 @@ def changed_slices(raw: dict[str, Any]) -> set[str]:
     [
         ({"results": "elsewhere"}, set()),
         ({"seed": 1}, SEEDED),
-        ({"privacy": {"salt": "mine"}}, {"splits"}),
-        ({"corpus": {"synthetic": {"label_noise": 0.1}}}, {"synthesize"}),
+        ({"privacy": {"salt": "mine"}}, {"splits", "portrait"}),
+        ({"corpus": {"synthetic": {"noise": 2}}}, {"synthesize"}),
+        ({"agreement": {"kappa": 0.6}}, {"agreement"}),
+        ({"splits": {"near_duplicates": {"threshold": 0.9}}}, {"splits"}),
         ({"corpus": {"default_language": "hinglish"}}, {"ingest"}),
         ({"corpus": {"name": "other"}}, {"ingest", "splits"}),
         ({"splits": {"folds": 4}}, {"splits"}),
@@ -278,14 +283,15 @@ def test_a_changed_key_changes_exactly_the_slices_of_its_readers(
     assert changed_slices(raw) == wanted
 
 
+# The three shares must sum to one, so none can change alone.
+TOGETHER = {"splits.train", "splits.val", "splits.test"}
+
+
 def other(key: str, value: Any) -> Any:
     """Another valid value of a leaf."""
     special = {
-        "splits.mode": None,
+        "splits.mode": "grouped_temporal",
         "splits.published": "ignore",
-        "splits.train": None,  # with val and test, which must sum to one
-        "splits.val": None,
-        "splits.test": None,
         "encoders.en.sha256": "0" * 64,
         "encoders.hinglish.sha256": "0" * 64,
         "corpus.format": "csv",
@@ -300,7 +306,9 @@ def other(key: str, value: Any) -> Any:
         "corpus.annotations": ["x.jsonl"],
         "corpus.constants": {"risk_level": "LOW"},
         "corpus.labels": {"valence": {"max": 5}},
-        "corpus.cores": ["Happy"],
+        "corpus.taxonomy": None,
+        "corpus.ratings": [{"file": "x.csv", "labels": {"valence": {"column": "V"}}}],
+        "splits.boundary": "2025-03-05",
         "corpus.joins": [{"file": "x.csv"}],
         "features.licensed_lexicons": {"joy": "x"},
     }
@@ -327,7 +335,7 @@ def test_every_setting_reaches_a_slice() -> None:
     silent = []
     for key, value in leaves(DEFAULT):
         changed = other(key, value)
-        if key in exempt or changed is None:
+        if key in exempt or key in TOGETHER:
             continue
         if not changed_slices(nested(key, changed)):
             silent.append(key)

@@ -194,6 +194,28 @@ def test_changed_requirements_are_judged_on_the_stored_numbers():
     assert "0 gates: 0 passed" in summary_text(empty)
 
 
+def test_a_gate_beyond_the_noise_ceiling_says_so():
+    ceiling = {"rmse": 0.095, "pearson": 0.91, "mae": 0.07}
+    table = acceptance_table({"valence": a_result(noise_ceiling=ceiling)}).set_index("gate")
+    # No model can reach an RMSE below that of a perfect one; .08 there would be luck.
+    assert table.loc["RMSE <= 0.09", "ceiling"] == 0.095
+    assert "beyond the noise ceiling" in table.loc["RMSE <= 0.09", "note"]
+    reachable = table.loc["Pearson r >= 0.8"]
+    assert reachable["ceiling"] == 0.91 and not isinstance(reachable["note"], str)
+    # The whole split's ceiling is no statement about a slice, nor about what has none.
+    assert math.isnan(table.loc["RMSE on SHORT <= 0.16", "ceiling"])
+    assert math.isnan(table.loc["ECE <= 0.05", "ceiling"])
+    line = next(text for text in summary_text(table.reset_index()).splitlines() if "Pearson" in text)
+    assert "0.910" in line
+
+
+@pytest.mark.parametrize("ceiling", [None, {"reason": "no item has two ratings"}])
+def test_without_a_ceiling_gates_stand_alone(ceiling):
+    table = acceptance_table({"valence": a_result(noise_ceiling=ceiling)})
+    assert table["ceiling"].isna().all()
+    assert not table["note"].fillna("").str.contains("ceiling").any()
+
+
 def test_best_of():
     assert best_of({"a": 0.2, "b": 0.1, "c": None, "d": math.nan}, "rmse") == "b"
     assert best_of({"a": 0.2, "b": 0.1}, "pearson") == "a"

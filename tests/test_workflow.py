@@ -5,6 +5,7 @@ from __future__ import annotations
 import collections
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -20,6 +21,7 @@ import pytest
 import yaml
 
 from perceive.corpus.synthesize import generate, scaled, write_jsonl
+from perceive.variables import VARIABLES as ALL_VARIABLES
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 VARIABLES = ["valence", "arousal", "willingness"]
@@ -73,7 +75,7 @@ class Project:
         plan: dict[str, set[str]] = collections.defaultdict(set)
         for line in lines:
             if line[-1] != "no update":
-                plan[line[2]] |= set(VARIABLES) & set(line[0].removesuffix(".parquet").split("/"))
+                plan[line[2]] |= set(ALL_VARIABLES) & set(re.split(r"[/.]", line[0]))
         return dict(plan)
 
     def records(self) -> list[dict]:
@@ -151,7 +153,8 @@ pytestmark = pytest.mark.workflow
 def test_every_variable_has_its_artifacts(project: Project) -> None:
     for variable in VARIABLES:
         for name in (
-            f"corpus/labels/{variable}.parquet", f"oof/{variable}/full.npy", f"tuning/{variable}/best.json",
+            f"corpus/labels/{variable}.parquet", f"corpus/agreement/{variable}.json",
+            f"oof/{variable}/full.npy", f"tuning/{variable}/best.json",
             f"models/{variable}/lx/model.txt", f"blend/{variable}/model.txt",
             f"calibration/{variable}/calibrator.json", f"evaluation/{variable}/metrics.json",
             f"evaluation/{variable}/reliability.png", f"export/{variable}/fp32/model.xml",
@@ -279,19 +282,70 @@ def test_lost_metadata_rebuilds_nothing(unchanged: Project) -> None:
         shutil.move(unchanged.folder / ".kept", unchanged.folder / ".snakemake")
 
 
+# What a changed label of any variable touches: the annotators are compared and the corpus drawn again.
+ABOUT_THE_CORPUS = {"agreement", "review", "portrait", "summary"}
 CHAIN = {"labels", "tuning", "oof", "audit_oof", "models", "blend", "calibration", "evaluation", "export"}
 
 
 def test_a_corrected_label_rebuilds_its_variable_alone(unchanged: Project) -> None:
     records = unchanged.records()
-    labels = records[3]["perception_labels"]
-    labels["valence"] = 0.9 if labels["valence"] < 0.5 else 0.1
+    for annotation in records[3]["annotations"]:
+        labels = annotation["perception_labels"]
+        labels["valence"] = 0.9 if labels["valence"] < 0.5 else 0.1
     unchanged.write(records)
     plan = unchanged.planned("all")
-    assert set(plan) == CHAIN | {"summary", "acceptance"}
-    assert {name for rule in CHAIN for name in plan[rule]} == {"valence"}
+    assert set(plan) == CHAIN | ABOUT_THE_CORPUS | {"acceptance"}
+    assert {name for rule in CHAIN | {"agreement"} for name in plan[rule]} == {"valence"}
     # A target builds its own chain, and this one is not affected.
     assert unchanged.planned("arousal") == {}
+
+
+def test_a_label_of_a_variable_that_is_not_built_trains_nothing(unchanged: Project) -> None:
+    records = unchanged.records()
+    records[3]["annotations"][0]["perception_labels"]["congruence"] = 0.5
+    unchanged.write(records)
+    plan = unchanged.planned("all")
+    assert set(plan) == ABOUT_THE_CORPUS and plan["agreement"] == {"congruence"}
+
+
+def test_another_rater_of_the_same_ratings_trains_nothing(unchanged: Project) -> None:
+    records = unchanged.records()
+    records[3]["annotations"][0]["annotator_id"] = "somebody else"
+    unchanged.write(records)
+    plan = unchanged.planned("all")
+    # The gates look at the ceiling, which the raters decide.
+    assert set(plan) == ABOUT_THE_CORPUS | {"evaluation", "acceptance"}
+    assert plan["agreement"] == set(ALL_VARIABLES) and plan["evaluation"] == set(VARIABLES)
+
+
+def test_a_later_round_corrects_and_withdraws(unchanged: Project) -> None:
+    records = unchanged.records()
+    ids = [record["item_id"] for record in records[:-1]]
+    assigned = pd.read_parquet(unchanged.results / "splits/owners.parquet").set_index("owner_id")
+    corrections = [
+        {"item_id": ids[0], "perception_labels": {"valence": 0.5}},
+        {"item_id": ids[1], "withdrawn": True},
+        {"item_id": ids[2]},
+        {"item_id": "of-nobody", "perception_labels": {"valence": 0.5}},
+        {**records[4], "item_id": "new", "owner_id": "new", "text": "a quiet day at last, nothing to report"},
+    ]
+    (unchanged.folder / "round2.jsonl").write_text("".join(json.dumps(line) + "\n" for line in corrections))
+    unchanged.configure(corpus={"name": "small", "annotations": ["annotations.jsonl", "round2.jsonl"]})
+    done = unchanged.run("results/corpus/summary.json", "results/corpus/labels/valence.parquet",
+                         "results/splits/audit.json")  # fmt: skip
+    assert done.returncode == 0, done.stdout + done.stderr
+    summary = json.loads((unchanged.results / "corpus/summary.json").read_text())
+    counted = [
+        summary["rounds"][1][name] for name in ("new", "corrected", "withdrawn", "unchanged", "rejected")
+    ]
+    assert counted == [1, 1, 1, 1, 1] and summary["items"] == 600
+    labels = pd.read_parquet(unchanged.results / "corpus/labels/valence.parquet").set_index("item_id")
+    assert labels.loc[ids[0], "value"] == 0.5 and ids[1] not in labels.index
+    now = pd.read_parquet(unchanged.results / "splits/owners.parquet").set_index("owner_id")
+    kept = assigned.index.intersection(now.index)
+    assert now.loc[kept].equals(assigned.loc[kept]) and len(now) >= len(assigned)
+    unchanged.configure()
+    assert unchanged.run("all").returncode == 0
 
 
 def test_a_new_item_rebuilds_what_must_see_it(unchanged: Project) -> None:

@@ -1,12 +1,14 @@
 """Evaluate one variable on the test split."""
 
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 from snakemake.iocontainers import Snakemake
 
 from perceive import io, job
 from perceive.calibration import Calibrator
+from perceive.corpus.ceiling import scale_ceiling
 from perceive.ensemble import RegressionEnsemble
 from perceive.evaluation import plots
 from perceive.evaluation.evaluate import evaluate_regression
@@ -14,10 +16,19 @@ from perceive.features.matrix import BASES
 from perceive.features.store import labelled, model_inputs, read_labels
 
 
+def noise_ceiling(agreement: dict[str, Any], labels: pd.DataFrame) -> dict[str, Any]:
+    """What a perfect model could reach on these rows, or why that is not known."""
+    found = agreement["ceiling"]
+    if "error_variance" not in found:
+        return {"reason": found["reason"]}
+    return scale_ceiling(found["error_variance"], labels["n_raters"], labels["value"])
+
+
 def main(snakemake: Snakemake) -> None:
     variable = snakemake.wildcards.variable
     settings = io.read_json(snakemake.input.settings)
     labels = read_labels(snakemake.input.labels)
+    rated = io.read_parquet(snakemake.input.labels).set_index("item_id")
     items = io.read_parquet(snakemake.input.corpus)
     rows = labelled(io.read_parquet(snakemake.input.features), labels)
     if rows.empty:
@@ -41,6 +52,7 @@ def main(snakemake: Snakemake) -> None:
         variable=variable,
         train=train,
         bases=BASES,
+        ceiling=noise_ceiling(io.read_json(snakemake.input.agreement), rated.loc[rows["item_id"]]),
         gates=(),
         n_bootstrap=settings["bootstrap"],
         seed=settings["seed"],

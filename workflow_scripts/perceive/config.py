@@ -14,6 +14,7 @@ import json
 import os
 import re
 from collections.abc import Iterable, Mapping
+from datetime import date, datetime
 from pathlib import Path
 from types import UnionType
 from typing import Annotated, Any, Literal, Union, get_args, get_origin
@@ -65,11 +66,53 @@ class PrivacySettings(Section):
     )
 
 
+class AgreementSettings(Section):
+    kappa: float = Field(
+        0.70,
+        gt=0,
+        lt=1,
+        description="Agreement that the coefficients must reach, at the core for hierarchies.",
+    )
+    review_spread: float = Field(
+        0.25,
+        gt=0,
+        le=1,
+        description="Items whose ratings of a scale have a larger standard deviation are listed for review.",
+    )
+    review_min_raters: int = Field(
+        2, ge=1, description="Items of HIGH risk with fewer raters are listed for review."
+    )
+
+
+class NearDuplicateSettings(Section):
+    threshold: float = Field(
+        0.8,
+        ge=0.5,
+        le=1,
+        description="Texts whose character 5-grams have at least this Jaccard similarity count as copies.",
+    )
+    min_shingles: int = Field(
+        20, ge=1, description="Texts with fewer 5-grams are copies only where they are equal."
+    )
+
+
 class SplitSettings(Section):
-    mode: Literal["grouped"] = Field(
+    mode: Literal["grouped", "grouped_temporal"] = Field(
         "grouped",
         description="How the splits are made. 'grouped': all items of an owner lie in one split, so that no "
-        "embargo is needed.",
+        "embargo is needed. 'grouped_temporal': additionally test lies after train and val; items on the "
+        "wrong side of the boundary, and those of the embargo before it, are purged and listed.",
+    )
+    boundary: str | None = Field(
+        None,
+        description="Where test begins in grouped_temporal (a date, or a time in ISO 8601). null: so that the "
+        "share of train lies before it; the ledger remembers it.",
+    )
+    embargo_days: float = Field(
+        7.0, ge=0, le=3650, description="Days before the boundary whose train and val items are purged."
+    )
+    near_duplicates: NearDuplicateSettings = Field(
+        NearDuplicateSettings(), description="Which texts are too alike to lie in two splits."
     )
     train: Share = Field(0.70, description="Share of the owners whose items train the models.")
     val: Share = Field(0.15, description="Share of the owners whose items fit the calibration.")
@@ -89,6 +132,18 @@ class SplitSettings(Section):
         description="Keep the training items of owners that a published split also puts into test. The audit "
         "then reports the check as waived. False excludes those items from training.",
     )
+
+    @field_validator("boundary", mode="before")
+    @classmethod
+    def _is_a_time(cls, value: Any) -> Any:
+        # YAML reads an unquoted date as one.
+        text = value.isoformat() if isinstance(value, date) else value
+        try:
+            if text is not None:
+                datetime.fromisoformat(text)
+        except (TypeError, ValueError):
+            raise ValueError("not a date such as 2025-03-05, nor a time such as 2025-03-05T12:00:00Z") from None
+        return text
 
     @model_validator(mode="after")
     def _shares_sum_to_one(self) -> SplitSettings:
@@ -326,6 +381,9 @@ class Settings(Section):
         PrivacySettings(), description="What stands for people in files that are shared."
     )
     corpus: CorpusSettings = Field(default_factory=CorpusSettings, description="The annotated items.")
+    agreement: AgreementSettings = Field(
+        AgreementSettings(), description="Agreement between annotators, and what deserves a second look."
+    )
     splits: SplitSettings = Field(SplitSettings(), description="Who trains, who calibrates, who tests.")
     encoders: dict[Literal["en", "hinglish"], EncoderSettings] = Field(
         default_factory=_default_encoders, description="The sentence encoder of each language."
@@ -468,6 +526,8 @@ def slices(settings: Settings) -> dict[str, Any]:
     parts: dict[str, Any] = {
         "synthesize": dump["corpus"]["synthetic"],
         "ingest": corpus,
+        "agreement": {**dump["agreement"], "seed": settings.seed},
+        "portrait": dump["privacy"],
         "splits": {
             **dump["splits"],
             "ledger": settings.ledger_path(),

@@ -31,6 +31,7 @@ def evaluate_regression(
     bases: Sequence[str] = BASES,
     gates: Iterable[Gate] | None = None,
     history: pd.DataFrame | None = None,
+    ceiling: Mapping[str, Any] | None = None,
     slices: Sequence[str] = SLICES,
     owners: str = "owner_id",
     n_bootstrap: int = N_BOOTSTRAP,
@@ -56,6 +57,9 @@ def evaluate_regression(
     history : DataFrame, optional
         Labelled items from which the baselines may know a test owner's past; by default ``train``, which
         matters only where a published split shares owners.
+    ceiling : mapping, optional
+        What a perfect model could reach on these rows by metric (``pearson, rmse, mae``), or a reason why
+        that is not known; stored as ``noise_ceiling``.
     slices : sequence of str
         Columns to slice by; absent columns and missing values are left out.
     owners : str
@@ -124,7 +128,7 @@ def evaluate_regression(
         "best_baseline": best_naive,
         "baseline_gain": naive_gain._asdict(),
         "reliability": {name: reliability_bins(observed, predicted[name]) for name in ("raw", "calibrated")},
-        "noise_ceiling": None,
+        "noise_ceiling": None if ceiling is None else dict(ceiling),
     }
     result = json_safe(result)
     result["gates"] = judge_result(result, DEFAULT_GATES.get(variable, ()) if gates is None else gates)

@@ -23,7 +23,7 @@ Verdict = Literal["pass", "fail", "undecided"]
 OPERATORS = ("<=", ">=")
 ACCEPTANCE_COLUMNS = (
     "variable", "gate", "threshold", "value", "low", "high", "verdict",
-    "baseline", "baseline_value", "n", "owners", "metric", "op", "slice", "note",
+    "baseline", "baseline_value", "ceiling", "n", "owners", "metric", "op", "slice", "note",
 )  # fmt: skip
 
 
@@ -190,12 +190,16 @@ def _judged(result: Mapping[str, Any], gate: Gate) -> dict[str, Any]:
         compared = {name: of.get(gate.metric) for name, of in part.get("baselines", {}).items()}
     value, low, high = (numbers[key] for key in ("value", "low", "high")) if numbers else (None, None, None)
     best = best_of(compared, gate.metric)
+    # A slice has no ceiling of its own: its error variance would rest on a handful of ratings.
+    ceiling = (result.get("noise_ceiling") or {}).get(gate.metric) if gate.slice is None else None
     if n == 0:
         note = "no rows (n=0)"
     elif numbers is None or value is None:
         note = f"not measured (n={n}, owners={owners})"
     elif low is None or high is None:
         note = f"no interval (n={n}, owners={owners})"
+    elif ceiling is not None and not gate.holds(ceiling):
+        note = "beyond the noise ceiling: no model can reach it on these labels"
     else:
         note = None
     return {
@@ -208,6 +212,7 @@ def _judged(result: Mapping[str, Any], gate: Gate) -> dict[str, Any]:
         "verdict": judge(gate, value, low, high),
         "baseline": best,
         "baseline_value": compared[best] if best else None,
+        "ceiling": ceiling,
         "n": n,
         "owners": owners,
         "metric": gate.metric,
@@ -245,7 +250,7 @@ def acceptance_table(
     table = pd.DataFrame(
         [[row.get(key) for key in ACCEPTANCE_COLUMNS] for row in rows], columns=ACCEPTANCE_COLUMNS
     )
-    numbers = ["threshold", "value", "low", "high", "baseline_value"]
+    numbers = ["threshold", "value", "low", "high", "baseline_value", "ceiling"]
     return table.astype(dict.fromkeys(numbers, "float64") | dict.fromkeys(("n", "owners"), "int64"))
 
 
@@ -269,7 +274,7 @@ def summary_text(table: pd.DataFrame, *, unicode: bool | None = None) -> str:
         unicode = _encodes(
             getattr(sys.stdout, "encoding", None), "".join(mark for mark, _ in _MARKS.values())
         )
-    header = ("", "", "", "95 % interval", "best baseline", "")
+    header = ("", "", "", "95 % interval", "best baseline", "ceiling", "")
     cells: dict[str, list[tuple[str, ...]]] = {}
     for row in table.to_dict("records"):
         mark = _MARKS[row["verdict"]][0 if unicode else 1]
@@ -279,7 +284,10 @@ def summary_text(table: pd.DataFrame, *, unicode: bool | None = None) -> str:
         baseline = "" if pd.isna(row["baseline_value"]) else f"{row['baseline_value']:.3f} {row['baseline']}"
         value = "-" if pd.isna(row["value"]) else f"{row['value']:.3f}"
         note = row["note"] if isinstance(row["note"], str) else ""
-        cells.setdefault(row["variable"], []).append((mark, row["gate"], value, interval, baseline, note))
+        ceiling = "" if pd.isna(row["ceiling"]) else f"{row['ceiling']:.3f}"
+        cells.setdefault(row["variable"], []).append(
+            (mark, row["gate"], value, interval, baseline, ceiling, note)
+        )
     flat = [header, *(line for lines in cells.values() for line in lines)]
     widths = [max(len(line[i]) for line in flat) for i in range(len(header))]
 

@@ -1,23 +1,16 @@
-"""Plots of the evaluation, at print quality and in colours that colour-blind readers can tell apart.
+"""Plots of the evaluation.
 
 Each function takes plain numbers, as :func:`perceive.evaluation.evaluate.evaluate_regression` returns them,
-and writes one picture, whose format follows the suffix (``.png`` at 150 dpi, ``.svg``, ``.pdf``), atomically.
-Equal input gives equal bytes.
+and writes one picture.
 """
 
 from __future__ import annotations
 
-import os
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from pathlib import Path
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-import matplotlib
 import numpy as np
-import seaborn as sns
 from matplotlib.axes import Axes
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 from numpy.typing import ArrayLike
@@ -26,44 +19,21 @@ from perceive.evaluation import METRIC_LABELS
 from perceive.evaluation.baselines import BASELINE_LABELS
 from perceive.evaluation.gates import Gate
 from perceive.evaluation.metrics import as_pair
-from perceive.io import atomic_path
+from perceive.figures import (
+    BLACK,
+    BLUE,
+    COLUMN_LABELS,
+    GREY,
+    ORANGE,
+    SKY,
+    PathLike,
+    new_figure,
+    shown,
+)
 
-# Okabe and Ito's palette.
-BLUE, ORANGE, GREEN, SKY, GREY, BLACK = "#0072B2", "#D55E00", "#009E73", "#56B4E9", "#8C8C8C", "#222222"
-
-DPI = 150
 BASE_LABELS = {"lx": "lexical", "eb": "embedding", "tm": "temporal", "full": "all features, tuned"}
-COLUMN_LABELS = {
-    "length_bucket": "length",
-    "language": "language",
-    "category": "category",
-    "risk_level": "risk",
-}
 # More points than this hide one another, and a density says more.
 _SCATTER_ROWS = 3000
-
-PathLike = str | os.PathLike[str]
-
-
-@contextmanager
-def _figure(path: PathLike, width: float, height: float) -> Iterator[Figure]:
-    """A figure without pyplot's global state; written when the block ends without an error."""
-    style: dict[Any, Any] = {
-        "font.family": "DejaVu Sans",
-        "axes.spines.top": False,
-        "axes.spines.right": False,
-        "axes.titleweight": "bold",
-        "svg.hashsalt": "perceive",
-        "svg.fonttype": "none",
-    }
-    with matplotlib.rc_context(), sns.axes_style("ticks"), sns.plotting_context("paper", font_scale=1.1):
-        matplotlib.rcParams.update(style)
-        figure = Figure(figsize=(width, height), layout="constrained")
-        FigureCanvasAgg(figure)
-        yield figure
-        dated = {"Date": None} if Path(path).suffix == ".svg" else {}
-        with atomic_path(path) as temporary:
-            figure.savefig(temporary, dpi=DPI, metadata=dated, facecolor="white")
 
 
 def _title(figure: Figure, variable: str, what: str, n: int, owners: int | None = None) -> None:
@@ -95,7 +65,7 @@ def reliability_plot(
         ("raw", "before calibration", ORANGE, "s", "white", "--"),
         ("calibrated", "after calibration", BLUE, "o", BLUE, "-"),
     )
-    with _figure(path, 5.2, 6.6) as figure:
+    with new_figure(path, 5.2, 6.6) as figure:
         top, bottom = figure.subplots(2, 1, sharex=True, height_ratios=[4.5, 1])
         values = [b[key] for bins in reliability.values() for b in bins for key in ("predicted", "observed")]
         low, high = _limits(values)
@@ -135,7 +105,7 @@ def residual_plot(path: PathLike, variable: str, observed: ArrayLike, predicted:
     Above 3,000 rows the points become a density of hexagons.
     """
     o, p = as_pair(observed, predicted)
-    with _figure(path, 8.6, 4.2) as figure:
+    with new_figure(path, 8.6, 4.2) as figure:
         left, right = figure.subplots(1, 2, width_ratios=[1, 1])
         left.plot([0, 1], [0, 1], color=BLACK, lw=1, ls=":", zorder=3)
         if o.size > _SCATTER_ROWS:
@@ -199,7 +169,7 @@ def slice_plot(
     # half a row of space between the groups
     places = [number + 0.7 * columns.index(column) for number, (column, _, _) in enumerate(rows)]
     height = 1.7 + 0.27 * ((places[-1] + 1) if places else 1)
-    with _figure(path, 7.0, max(height, 2.4)) as figure:
+    with new_figure(path, 7.0, max(height, 2.4)) as figure:
         axes: Axes = figure.subplots()
         whole = overall[metric]
         if whole["value"] is not None:
@@ -232,7 +202,7 @@ def slice_plot(
             if numbers["low"] is not None and numbers["high"] is not None:
                 axes.plot([numbers["low"], numbers["high"]], [place] * 2, color=BLACK, lw=1.6, zorder=3)
             axes.plot(numbers["value"], place, "o", color=BLACK, ms=5, zorder=4)
-        axes.set_yticks(places, [f"{_shown(level)}  (n={part['n']:,})" for _, level, part in rows])
+        axes.set_yticks(places, [f"{shown(level)}  (n={part['n']:,})" for _, level, part in rows])
         for column in columns:
             of = [place for place, (known, _, _) in zip(places, rows, strict=True) if known == column]
             if of:
@@ -251,12 +221,6 @@ def slice_plot(
 
 def _known(part: Mapping[str, Any], metric: str) -> bool:
     return part.get("metrics", {}).get(metric, {}).get("value") is not None
-
-
-def _shown(level: str) -> str:
-    """A slice value short enough for an axis; ``$`` would start mathematics."""
-    text = str(level).replace("_", " ").replace("$", r"\$")
-    return text if len(text) <= 28 else text[:27] + "…"
 
 
 def baseline_plot(
@@ -282,7 +246,7 @@ def baseline_plot(
     rows += [(BASELINE_LABELS.get(name, name), numbers, GREY) for name, numbers in baselines.items()]
     gaps = [0.0] + [0.5] * len(bases) + [1.0] * len(baselines)
     places = np.arange(len(rows)) + np.array(gaps)
-    with _figure(path, 8.6, 1.3 + 0.31 * (places[-1] + 1)) as figure:
+    with new_figure(path, 8.6, 1.3 + 0.31 * (places[-1] + 1)) as figure:
         for axes, metric, better in zip(
             figure.subplots(1, 2, sharey=True), ("rmse", "pearson"), ("lower", "higher"), strict=True
         ):
