@@ -1,7 +1,7 @@
 """Speed of the parts as ratios to references measured in turns in the same run, and the cost of every rule.
 
 make bench                                       everything
-python tests/bench.py embedding trees            some sections: embedding, trees, rules, ingest
+python tests/bench.py embedding trees            some sections: embedding, trees, rules, ingest, ...
 python tests/bench.py --results results/emobank  another run's models and rules
 
 Absolute times belong to the machine and to the moment; the ratios are what to compare.
@@ -14,11 +14,12 @@ import csv
 import json
 import logging
 import os
+import subprocess
 import sys
 import tempfile
 import time
 import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -315,16 +316,23 @@ def bench_rules(results: Path, repeats: int) -> Report:
 # --- Generator and ingest ----------------------------------------------------------------------------------
 
 
+def write_lines(path: Path, records: Iterable[Any]) -> None:
+    """JSON lines, one record after the other."""
+    with open(path, "w", encoding="utf-8") as lines:
+        for record in records:
+            lines.write(json.dumps(record, ensure_ascii=False) + "\n")
+
+
 def bench_ingest(results: Path, repeats: int) -> Report:
     """Generating and ingesting the default corpus against bare JSON of the same records."""
     from perceive.corpus.ingest import ingest_items
     from perceive.corpus.settings import CorpusSettings
-    from perceive.corpus.synthesize import generate, write_jsonl
+    from perceive.corpus.synthesize import generate
 
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         records = list(generate())
-        write_jsonl(folder / "annotations.jsonl", records)
+        write_lines(folder / "annotations.jsonl", records)
         lines = (folder / "annotations.jsonl").read_bytes().splitlines()
         settings = CorpusSettings.model_validate({"annotations": [str(folder / "annotations.jsonl")]})
         seconds = seconds_in_turns(
@@ -359,11 +367,110 @@ def bench_ingest(results: Path, repeats: int) -> Report:
     return {"rows": rows}
 
 
+SCALE_SCRIPT = """
+import resource, sys, time
+from pathlib import Path
+from perceive.corpus.ingest import ingest_items
+from perceive.corpus.settings import CorpusSettings
+from perceive.corpus.synthesis import Report, write_corpus
+from perceive.corpus.synthesize import raters, scaled, simulate
+task, items, folder = sys.argv[1], int(sys.argv[2]), Path(sys.argv[3])
+start = time.perf_counter()
+if task == "generate":
+    plan = {"seed": 1, **scaled(items)}
+    report = Report(raters(seed=1))
+    write_corpus(simulate(**plan), folder / "annotations.jsonl", folder / "truth.jsonl", report)
+else:
+    settings = CorpusSettings.model_validate({"annotations": [str(folder / "annotations.jsonl")]})
+    ingest_items(settings, folder, folder / "items.parquet")
+print(time.perf_counter() - start, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)
+"""
+
+
+def bench_scale(results: Path, repeats: int) -> Report:
+    """Speed and peak memory of the generator and of ingest at 50,000 and 500,000 items, each in a process."""
+    rows: list[dict[str, Any]] = []
+    with tempfile.TemporaryDirectory() as name:
+        for items in (50_000, 500_000):
+            for task in ("generate", "ingest"):
+                done = subprocess.run(
+                    [sys.executable, "-c", SCALE_SCRIPT, task, str(items), name],
+                    capture_output=True, text=True, check=True, cwd=REPOSITORY / "workflow_scripts",
+                )  # fmt: skip
+                seconds, memory = map(float, done.stdout.split())
+                before = [row["memory_mb"] for row in rows if row["step"] == task]
+                growth = memory / before[0] if before else 1.0
+                rows.append({"step": task, "items": items, "items_per_s": items / seconds,
+                             "memory_mb": memory, "growth": growth})  # fmt: skip
+    table(
+        rows,
+        {
+            "step": "step",
+            "items": "items",
+            "items_per_s": "items/s:.0f",
+            "memory_mb": "peak memory MB:.0f",
+            "growth": "times the memory at 50,000:.2f",
+        },
+    )
+    return {"rows": rows}
+
+
+# --- A model of nothing ------------------------------------------------------------------------------------
+
+
+def bench_shuffled(results: Path, repeats: int) -> Report:
+    """The whole workflow on labels that belong to other texts: whatever it predicts must be worth nothing."""
+    from perceive.corpus.synthesize import generate
+
+    records = list(generate())
+    order = np.random.default_rng(1).permutation(len(records))
+    given = [records[place]["annotations"] for place in order]
+    rows = []
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        shuffled = (record | {"annotations": labels} for record, labels in zip(records, given, strict=True))
+        write_lines(folder / "shuffled.jsonl", shuffled)
+        (folder / "corpus.yaml").write_text("corpus: {name: shuffled, annotations: [shuffled.jsonl]}\n")
+        subprocess.run(
+            [sys.executable, "-m", "snakemake", "--snakefile", str(REPOSITORY / "Snakefile"),
+             "--directory", name, "--cores", "2", "--quiet", "all",
+             "--configfile", str(REPOSITORY / "config/presets/quick.yaml"),
+             str(folder / "corpus.yaml"), "--", "results/acceptance.tsv"],
+            check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+        )  # fmt: skip
+        for variable in ("valence", "arousal", "willingness"):
+            of = folder / "results"
+            labels = pd.read_parquet(of / f"corpus/labels/{variable}.parquet").set_index("item_id")["value"]
+            split = pd.read_parquet(of / "splits/items.parquet")
+            observed = labels.loc[split.loc[split["split"] == "train", "item_id"]]
+            predicted = np.load(of / f"oof/{variable}/full.npy", allow_pickle=False)
+            test = pd.read_parquet(of / f"evaluation/{variable}/predictions.parquet")
+            rows.append({
+                "variable": variable, "rows": len(observed),
+                "r_out_of_fold": float(np.corrcoef(observed, predicted)[0, 1]),
+                "test_rows": len(test),
+                "r_test": float(test["observed"].corr(test["raw"])),
+            })  # fmt: skip
+    table(
+        rows,
+        {
+            "variable": "variable",
+            "rows": "train rows",
+            "r_out_of_fold": "r out of fold:.3f",
+            "test_rows": "test rows",
+            "r_test": "r on test:.3f",
+        },
+    )
+    return {"rows": rows}
+
+
 SECTIONS: dict[str, tuple[str, Callable[[Path, int], Report]]] = {
     "embedding": ("Embedding: ours against sentence-transformers (fp32)", bench_embedding),
     "trees": ("Tree models: OpenVINO IR against LightGBM", bench_trees),
     "rules": ("Rules: wall time and peak memory", bench_rules),
     "ingest": ("Corpus: generator and ingest", bench_ingest),
+    "scale": ("Corpus: 50,000 and 500,000 items", bench_scale),
+    "shuffled": ("Shuffled labels through the whole workflow", bench_shuffled),
 }
 
 

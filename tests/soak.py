@@ -18,13 +18,13 @@ import numpy as np
 import pandas as pd
 from test_workflow import VARIABLES, Project, scripts_of, wait_for
 
-from perceive.corpus.synthesize import generate, scaled, write_jsonl
+from perceive.corpus.synthesize import generate, scaled
 
 
 def prepare(folder: Path) -> Project:
     folder.mkdir()
     project = Project(folder)
-    write_jsonl(project.annotations, generate(seed=5, **scaled(600, owners=90)))
+    project.write(list(generate(seed=5, **scaled(600, owners=90))))
     project.configure()
     return project
 

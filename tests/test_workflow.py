@@ -20,7 +20,7 @@ import pandas as pd
 import pytest
 import yaml
 
-from perceive.corpus.synthesize import generate, scaled, write_jsonl
+from perceive.corpus.synthesize import generate, scaled
 from perceive.variables import VARIABLES as ALL_VARIABLES
 
 REPOSITORY = Path(__file__).resolve().parent.parent
@@ -110,7 +110,7 @@ def scripts_of(folder: Path) -> list[int]:
 def project(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Project]:
     folder = tmp_path_factory.mktemp("workflow").resolve()
     made = Project(folder)
-    write_jsonl(made.annotations, generate(seed=5, **scaled(600, owners=90)))
+    made.write(list(generate(seed=5, **scaled(600, owners=90))))
     lines = made.annotations.read_text().splitlines()
     # One line that cannot be used, and one text that must never reach a log or a report.
     record = json.loads(lines[0])

@@ -1,24 +1,29 @@
 """The phrases that synthetic reflections are written with: rated clauses with alternatives and slots.
 
-``phrases.tsv`` holds one phrase a line: its kind (event, detail, feeling word, body sensation, thought,
-stance, opener, context, expletive, emoji, slot), the category or slot it belongs to (``*``: any), its
-language, and its rating on the scales 0..1. ``[a|b]`` in a text chooses one of several wordings of about
-equal rating, ``{slot}`` is filled from the slot's list. Feeling words are combined with modifiers
-(intensifiers, diminishers, negation), whose valence is a factor on the distance from neutral and whose
-arousal is added.
+``phrases.tsv`` holds one phrase a line: its kind, the name of what it belongs to (the category of an event or
+detail, the core of a body clause, the slot; ``*``: any), its language, and its ratings on 0..1: valence and
+arousal, or one level (the openness of a stance or opener, how far a departure is from the usual).
+``[a|b]`` in a text chooses one of several wordings of about equal rating, ``{slot}`` is filled from the slot's
+list. A frame takes a feeling word with its modifier as ``{x}``; a modifier's valence is a factor on the
+distance from neutral, its arousal is added.
+
+``emotions.tsv`` holds the words of the emotions: each micro's ``state`` (a feeling word that fits into the
+frames) with its valence and arousal, and each nuance's ``cue`` (a clause that shows it without naming it).
 """
 
 from __future__ import annotations
 
 import csv
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import numpy as np
+
+from perceive.variables import CORES
 
 DEFAULT_FOLDER: Final = Path(__file__).resolve().parents[3] / "resources" / "synthesis"
 LANGUAGES: Final = ("en", "hinglish")
@@ -26,11 +31,14 @@ LANGUAGES: Final = ("en", "hinglish")
 VOICES: Final = {"en": ("full", "contracted", "bare"), "hinglish": ("m", "f")}
 
 Uniform = Callable[[], float]
-_COLUMNS = ("kind", "name", "language", "valence", "arousal", "willingness", "text")
-_KINDS = frozenset(
-    {"slot", "event", "detail", "adj", "modifier", "frame", "frameneg", "body", "thought", "stance", "opener",
-     "context", "expletive", "emoji", "ironic"}
-)  # fmt: skip
+_COLUMNS = ("kind", "name", "language", "valence", "arousal", "level", "text")
+_EMOTION_COLUMNS = ("core", "nuance", "micro", "kind", "language", "valence", "arousal", "text")
+_LEVELLED = frozenset({"stance", "opener", "departure"})
+_FRAMES = frozenset({"frame", "frameneg", "mask", "irony", "reveal"})
+_KINDS = _LEVELLED | _FRAMES | {
+    "slot", "event", "detail", "modifier", "body", "mood", "context", "expletive", "emoji", "ironic",
+}  # fmt: skip
+_FEW = frozenset({"emoji", "ironic", "expletive", "modifier"})
 _ROW_CELLS, _COLUMN_CELLS = 25, 12
 
 _CONTRACTIONS = {
@@ -68,54 +76,66 @@ class Phrase:
     parts: Compiled
     valence: float
     arousal: float
-    willingness: float
+    level: float
     topic: str  # phrases of one topic do not meet in a text
 
 
-class Pool:
-    """Phrases that can be looked up by rating: the nearest to a state, by a grid that fills on demand."""
+@dataclass(frozen=True, slots=True)
+class Emotion:
+    """One cell of the taxonomy with its place on the scales."""
 
-    def __init__(self, phrases: list[Phrase], *, by_willingness: bool = False, least: int = 4) -> None:
-        self.phrases = tuple(phrases)
-        self._by_willingness = by_willingness
+    core: str
+    nuance: str
+    micro: str
+    valence: float
+    arousal: float
+    nuance_path: str  # core/nuance
+    path: str  # core/nuance/micro
+
+
+class Pool:
+    """Rated things that can be looked up: the nearest to a rating, by a grid that fills on demand.
+
+    Parameters
+    ----------
+    members
+        Things with a valence and an arousal, or (``by_level``) a level, on 0..1.
+    least
+        How many of the nearest are drawn from, if no more lie within .055.
+    """
+
+    def __init__(self, members: Sequence[Any], *, by_level: bool = False, least: int = 4) -> None:
+        self.members = tuple(members)
+        self._by_level = by_level
         self._least = least
-        self._ratings = np.array([(p.valence, p.arousal, p.willingness) for p in phrases]).reshape(-1, 3).T
-        self._cells: dict[int, tuple[Phrase, ...]] = {}
+        self._first = np.array([m.level if by_level else m.valence for m in members])
+        self._second = np.array([0.0 if by_level else m.arousal for m in members])
+        self._cells: dict[int, tuple[Any, ...]] = {}
 
     def __len__(self) -> int:
-        return len(self.phrases)
+        return len(self.members)
 
-    def pick(self, uniform: Uniform) -> Phrase:
-        """Any phrase."""
-        return self.phrases[int(uniform() * len(self.phrases))]
+    def pick(self, uniform: Uniform) -> Any:
+        """Any member."""
+        return self.members[int(uniform() * len(self.members))]
 
-    def near(self, uniform: Uniform, valence: float, arousal: float) -> Phrase:
-        """One of the phrases whose valence and arousal are closest to the given ones."""
-        return self._draw(
-            uniform, int(valence * (_ROW_CELLS - 1) + 0.5), int(arousal * (_COLUMN_CELLS - 1) + 0.5)
-        )
-
-    def near_willingness(self, uniform: Uniform, willingness: float) -> Phrase:
-        """One of the phrases whose willingness is closest to the given one."""
-        return self._draw(uniform, int(willingness * (_ROW_CELLS - 1) + 0.5), 0)
-
-    def _draw(self, uniform: Uniform, row: int, column: int) -> Phrase:
+    def near(self, uniform: Uniform, first: float, second: float = 0.0) -> Any:
+        """One of the members closest to a valence and an arousal, or to a level."""
+        row, column = int(first * (_ROW_CELLS - 1) + 0.5), int(second * (_COLUMN_CELLS - 1) + 0.5)
         key = row * _COLUMN_CELLS + column
         cell = self._cells.get(key)
         if cell is None:
             cell = self._cells[key] = self._nearest(row / (_ROW_CELLS - 1), column / (_COLUMN_CELLS - 1))
         return cell[int(uniform() * len(cell))]
 
-    def _nearest(self, first: float, second: float) -> tuple[Phrase, ...]:
-        valence, arousal, willingness = self._ratings
-        if self._by_willingness:
-            distance = np.abs(willingness - first)
-        else:
-            # Arousal counts half: readers agree less on it, and a tight match on both would leave no choice.
-            distance = np.abs(valence - first) + 0.5 * np.abs(arousal - second)
+    def _nearest(self, first: float, second: float) -> tuple[Any, ...]:
+        # Arousal counts half: readers agree less on it, and a tight match on both would leave no choice.
+        distance = np.abs(self._first - first)
+        if not self._by_level:
+            distance = distance + 0.5 * np.abs(self._second - second)
         order = np.argsort(distance, kind="stable")
         count = max(self._least, int((distance <= 0.055).sum()))
-        return tuple(self.phrases[i] for i in order[:count])
+        return tuple(self.members[i] for i in order[:count])
 
 
 @dataclass
@@ -124,23 +144,25 @@ class Voice:
 
     slots: dict[str, tuple[Compiled, ...]] = field(default_factory=dict)
     pools: dict[tuple[str, str], Pool] = field(default_factory=dict)
+    cues: dict[str, tuple[Compiled, ...]] = field(default_factory=dict)  # by core/nuance
+    states: dict[str, tuple[str, ...]] = field(default_factory=dict)  # by core/nuance/micro
 
-    def pool(self, kind: str, category: str = "*") -> Pool:
-        """The phrases of a kind for a category (the category's own and the general ones)."""
-        return self.pools.get((kind, category)) or self.pools[kind, "*"]
+    def pool(self, kind: str, name: str = "*") -> Pool:
+        """The phrases of a kind for a category or core."""
+        return self.pools[kind, name]
 
     def render(self, parts: Compiled, uniform: Uniform, filled: dict[str, str]) -> str:
         """Write a compiled text; ``filled`` remembers who and what was named: a text stays coherent."""
-        out: list[str] = []
+        out = ""
         for part in parts:
             if isinstance(part, str):
-                out.append(part)
+                out += part
             elif part[0] == "alt":  # type: ignore[index]
                 choices = part[1]  # type: ignore[index]
-                out.append(self.render(choices[int(uniform() * len(choices))], uniform, filled))
+                out += self.render(choices[int(uniform() * len(choices))], uniform, filled)
             else:
-                out.append(self._fill(part[1], uniform, filled))  # type: ignore[index]
-        return "".join(out)
+                out += self._fill(part[1], uniform, filled)  # type: ignore[index]
+        return out
 
     def _fill(self, name: str, uniform: Uniform, filled: dict[str, str]) -> str:
         known = filled.get(name)
@@ -154,12 +176,15 @@ class Voice:
 
 
 _ONCE = frozenset({"when", "again"})
+#: Slots that the writer of a text fills: pronouns, and the feeling word of a frame.
+_GIVEN = frozenset({"he", "him", "his", "x"})
 
 
 @dataclass(frozen=True)
 class Phrasebook:
-    """The voices of each language and the spelling variants."""
+    """The emotions, the voices of each language and the spelling variants."""
 
+    emotions: tuple[Emotion, ...]
     voices: dict[str, dict[str, Voice]]
     variants: dict[str, dict[str, tuple[str, ...]]]
     categories: tuple[str, ...]
@@ -234,7 +259,7 @@ def slot_names(parts: Compiled) -> set[str]:
 
 @lru_cache(maxsize=4)
 def load_phrasebook(folder: Path = DEFAULT_FOLDER) -> Phrasebook:
-    """Read ``phrases.tsv`` and ``spelling.tsv``.
+    """Read ``phrases.tsv``, ``emotions.tsv`` and ``spelling.tsv``.
 
     Raises
     ------
@@ -242,59 +267,88 @@ def load_phrasebook(folder: Path = DEFAULT_FOLDER) -> Phrasebook:
         If a file is missing or a line is malformed.
     """
     rows = _read_rows(folder / "phrases.tsv")
+    emotions, words = _read_emotions(folder / "emotions.tsv")
     known = {name for _, (kind, name, *_) in rows if kind == "event"}
     voices = {
         language: {
-            voice: _build_voice(folder / "phrases.tsv", rows, language, voice, known)
+            voice: _build_voice(folder, rows, emotions, words, language, voice, known)
             for voice in VOICES[language]
         }
         for language in LANGUAGES
     }
-    return Phrasebook(voices, _read_variants(folder / "spelling.tsv"), tuple(sorted(known)))
+    return Phrasebook(emotions, voices, _read_variants(folder / "spelling.tsv"), tuple(sorted(known)))
 
 
 _Row = tuple[str, str, str, float, float, float, str]
+_Word = tuple[str, str, str, str]  # kind, path, language, text
 
 
-def _open(path: Path) -> list[list[str]]:
+def _open(path: Path, columns: Sequence[str]) -> list[tuple[int, list[str]]]:
+    """Lines of a table with their numbers, without header, blank lines and comments (#)."""
     try:
         with open(path, encoding="utf-8", newline="") as handle:
-            return list(csv.reader(handle, delimiter="\t", quoting=csv.QUOTE_NONE))
+            table = list(csv.reader(handle, delimiter="\t", quoting=csv.QUOTE_NONE))
     except FileNotFoundError:
         raise PhraseError(f"{path} does not exist; restore it or name the folder that holds it") from None
+    lines = [(n, cells) for n, cells in enumerate(table, 1) if cells and not cells[0].startswith("#")]
+    if not lines or lines[0][1] != list(columns):
+        raise PhraseError(f"{path}: the first line must name the columns {', '.join(columns)}")
+    for number, cells in lines[1:]:
+        if len(cells) != len(columns):
+            raise PhraseError(f"{path}, line {number}: {len(cells)} columns instead of {len(columns)}")
+    return lines[1:]
+
+
+def _ratings(path: Path, number: int, cells: Iterable[str], *, bounded: bool = True) -> list[float]:
+    try:
+        ratings = [float(cell) if cell else 0.5 for cell in cells]
+    except ValueError:
+        raise PhraseError(f"{path}, line {number}: ratings must be numbers or empty") from None
+    if bounded and not all(0 <= rating <= 1 for rating in ratings):
+        raise PhraseError(f"{path}, line {number}: ratings must lie in 0..1")
+    return ratings
 
 
 def _read_rows(path: Path) -> list[tuple[int, _Row]]:
-    table = _open(path)
-    if not table or tuple(table[0]) != _COLUMNS:
-        raise PhraseError(f"{path}: the first line must name the columns {', '.join(_COLUMNS)}")
     rows: list[tuple[int, _Row]] = []
-    for number, cells in enumerate(table[1:], start=2):
-        if len(cells) != len(_COLUMNS):
-            raise PhraseError(f"{path}, line {number}: {len(cells)} columns instead of {len(_COLUMNS)}")
-        kind, name, language, *ratings, text = cells
+    for number, (kind, name, language, *cells, text) in _open(path, _COLUMNS):
         if kind not in _KINDS:
             raise PhraseError(f"{path}, line {number}: kind must be one of {', '.join(sorted(_KINDS))}")
         if language not in (*LANGUAGES, "*"):
             raise PhraseError(f"{path}, line {number}: language must be en, hinglish or *")
-        try:
-            valence, arousal, willingness = (float(cell) if cell else 0.5 for cell in ratings)
-        except ValueError:
-            raise PhraseError(f"{path}, line {number}: ratings must be numbers or empty") from None
-        if kind != "modifier" and not all(0 <= rating <= 1 for rating in (valence, arousal, willingness)):
-            raise PhraseError(f"{path}, line {number}: ratings must lie in 0..1")
-        rows.append((number, (kind, name, language, valence, arousal, willingness, text)))
+        valence, arousal, level = _ratings(path, number, cells, bounded=kind != "modifier")
+        rows.append((number, (kind, name, language, valence, arousal, level, text)))
     return rows
+
+
+def _read_emotions(path: Path) -> tuple[tuple[Emotion, ...], list[tuple[int, _Word]]]:
+    """The emotions in the order of the file, and their words."""
+    emotions: dict[str, Emotion] = {}
+    words: list[tuple[int, _Word]] = []
+    for number, (core, nuance, micro, kind, language, *cells, text) in _open(path, _EMOTION_COLUMNS):
+        if kind not in ("state", "cue"):
+            raise PhraseError(f"{path}, line {number}: kind must be state or cue")
+        if core not in CORES:
+            raise PhraseError(f"{path}, line {number}: core must be one of {', '.join(CORES)}")
+        if not nuance or (kind == "state") != bool(micro):
+            raise PhraseError(f"{path}, line {number}: a state belongs to a micro, a cue to a nuance")
+        if language not in LANGUAGES:
+            raise PhraseError(f"{path}, line {number}: language must be en or hinglish")
+        valence, arousal = _ratings(path, number, cells)
+        name = f"{core}/{nuance}"
+        if micro:
+            nuance_path, name = name, f"{name}/{micro}"
+            emotions.setdefault(name, Emotion(core, nuance, micro, valence, arousal, nuance_path, name))
+        words.append((number, (kind, name, language, text)))
+    return tuple(emotions.values()), words
 
 
 def _read_variants(path: Path) -> dict[str, dict[str, tuple[str, ...]]]:
     variants: dict[str, dict[str, tuple[str, ...]]] = {language: {} for language in LANGUAGES}
-    for number, cells in enumerate(_open(path)[1:], start=2):
-        if len(cells) != 3 or cells[0] not in variants:
-            raise PhraseError(
-                f"{path}, line {number}: expected language, word and variants separated by tabs"
-            )
-        variants[cells[0]][cells[1]] = tuple(cells[2].split("|"))
+    for number, (language, word, text) in _open(path, ("language", "word", "variants")):
+        if language not in variants:
+            raise PhraseError(f"{path}, line {number}: language must be en or hinglish")
+        variants[language][word] = tuple(text.split("|"))
     return variants
 
 
@@ -309,95 +363,74 @@ def _inflect(text: str, kind: str, language: str, voice: str) -> str:
         text = text.replace("{" + slot + "}", form)
     if voice == "f":
         text = _FIRST_PERSON.sub(r"\1ungi", text)
-        if kind in ("adj", "body", "stance"):
+        if kind in ("state", "body", "stance"):
             text = re.sub(r"\w+", lambda match: _FEMININE.get(match[0], match[0]), text)
     return text
 
 
 def _build_voice(
-    path: Path, rows: list[tuple[int, _Row]], language: str, voice: str, known: set[str]
+    folder: Path,
+    rows: list[tuple[int, _Row]],
+    emotions: tuple[Emotion, ...],
+    words: list[tuple[int, _Word]],
+    language: str,
+    voice: str,
+    categories: set[str],
 ) -> Voice:
     built = Voice()
-    grouped: dict[tuple[str, str], list[Phrase]] = {}
-    words: dict[str, list[tuple[str, float, float]]] = {
-        "adj": [],
-        "modifier": [],
-        "frame": [],
-        "frameneg": [],
-    }
-    used: dict[str, int] = {}
-    for number, (kind, name, of, valence, arousal, willingness, text) in rows:
-        if of not in (language, "*"):
-            continue
-        text = _inflect(text, kind, language, voice)
-        if kind in words:
-            words[kind].append((text, valence, arousal))
-            continue
+    used: dict[str, str] = {}
+
+    def compiled(path: Path, number: int, text: str) -> Compiled:
         # "again" may be left out, so the space before it belongs to it.
         text = re.sub(r"(?<=[\w\]}])\{again\}", " {again}", text)
         try:
-            if kind == "slot":
-                built.slots[name] = tuple(compile_text(choice) for choice in text.split("|"))
-                for choice in built.slots[name]:
-                    used.update(dict.fromkeys(slot_names(choice), number))
-                continue
             parts = compile_text(text)
         except ValueError as error:
             raise PhraseError(f"{path}, line {number}: {error}") from None
-        used.update(dict.fromkeys(slot_names(parts), number))
-        grouped.setdefault((kind, name), []).append(Phrase(parts, valence, arousal, willingness, text))
-    if "P.m" in built.slots:
-        built.slots["P"] = built.slots["P.m"]
-    filled_by_writer = {"he", "him", "his"}
-    for slot, number in used.items():
-        if slot not in built.slots and slot not in filled_by_writer:
-            raise PhraseError(
-                f"{path}, line {number}: the slot {{{slot}}} has no line of kind slot ({language})"
-            )
+        used.update(dict.fromkeys(slot_names(parts), f"{path}, line {number}"))
+        return parts
+
+    path = folder / "phrases.tsv"
+    grouped: dict[tuple[str, str], list[Phrase]] = {}
+    for number, (kind, name, of, valence, arousal, level, text) in rows:
+        if of not in (language, "*"):
+            continue
+        text = _inflect(text, kind, language, voice)
+        if kind == "slot":
+            built.slots[name] = tuple(compiled(path, number, choice) for choice in text.split("|"))
+            continue
+        phrase = Phrase(compiled(path, number, text), valence, arousal, level, text)
+        grouped.setdefault((kind, name), []).append(phrase)
     for (kind, name), phrases in grouped.items():
         built.pools[kind, name] = Pool(
-            phrases,
-            by_willingness=kind in ("stance", "opener"),
-            least=2 if kind in ("emoji", "ironic", "expletive") else 4,
+            phrases, by_level=kind in _LEVELLED, least=2 if kind in _FEW else 1 if kind == "mood" else 3
         )
-    built.pools["feeling", "*"] = Pool(_feelings(words))
-    for kind in ("body", "thought", "stance", "opener", "context", "expletive", "emoji", "ironic"):
-        if (kind, "*") not in built.pools:
-            raise PhraseError(f"{path}: no phrase of kind {kind} for any category ({language})")
-    for category in known:
-        for kind in ("event", "detail"):
-            if (kind, category) not in built.pools:
-                raise PhraseError(f"{path}: no phrase of kind {kind} for {category} ({language})")
+
+    path = folder / "emotions.tsv"
+    cues: dict[str, list[Compiled]] = {}
+    states: dict[str, list[str]] = {}
+    for number, (kind, emotion, of, text) in words:
+        if of == language:
+            text = _inflect(text, kind, language, voice)
+            if kind == "cue":
+                cues.setdefault(emotion, []).append(compiled(path, number, text))
+            else:
+                states.setdefault(emotion, []).append(text)
+    for emotion in emotions:
+        for kind, name, given in (("cue", emotion.nuance_path, cues), ("state", emotion.path, states)):
+            if name not in given:
+                raise PhraseError(f"{path}: no {kind} for {name} ({language}); add a line")
+    built.cues = {name: tuple(texts) for name, texts in cues.items()}
+    built.states = {name: tuple(texts) for name, texts in states.items()}
+
+    for slot, place in used.items():
+        if slot not in built.slots and slot not in _GIVEN and slot != "P":
+            raise PhraseError(f"{place}: the slot {{{slot}}} has no line of kind slot ({language})")
+    needed = {"body": CORES, "event": categories, "detail": categories}
+    for kind in sorted(_KINDS - {"slot"}):
+        for name in needed.get(kind, ("*",)):
+            if (kind, name) not in built.pools:
+                raise PhraseError(
+                    f"{folder / 'phrases.tsv'}: no phrase of kind {kind} for {name} ({language}); add a line"
+                )
     return built
-
-
-def _feelings(words: dict[str, list[tuple[str, float, float]]]) -> list[Phrase]:
-    """Every sensible combination of a feeling word with a modifier, rated; ``{x}`` of the frame takes it."""
-    frames = tuple(text.split("{x}") for text, _, _ in words["frame"])
-    negated = tuple(text.split("{x}") for text, _, _ in words["frameneg"])
-    feelings = []
-    for adjective, valence, arousal in words["adj"]:
-        distance = valence - 0.5
-        for modifier, factor, shift in words["modifier"]:
-            size = abs(distance)
-            if (
-                (factor < 0 and size < 0.12)  # "not okay" would be rated by idiom, not by rule
-                or (factor < 0 and (distance < 0) and shift < -0.05 and size > 0.4)
-                or (0 < factor < 0.7 and size > 0.34)  # nobody is "a bit devastated"
-                or (factor > 1.05 and not 0.11 < size <= 0.38)  # "very okay", "very shattered"
-                or (factor > 1.3 and size < 0.2)
-            ):
-                continue
-            if factor < 0 and distance < 0:
-                factor *= 0.55  # "not sad" is closer to neutral than "not happy"
-            rating = min(max(0.5 + distance * factor, 0.02), 0.98)
-            energy = min(max(arousal + shift, 0.03), 0.97)
-            plain = modifier.removeprefix("NEG").strip()
-            filler = f"{plain} {adjective}".strip()
-            chosen = negated if modifier.startswith("NEG") else frames
-            alternatives = tuple(
-                (compiled if (compiled := compile_text(f"{before}{filler}{after}")) else ())
-                for before, after in chosen
-            )
-            feelings.append(Phrase((("alt", alternatives),), rating, energy, 0.5, adjective))
-    return feelings
