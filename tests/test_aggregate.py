@@ -20,7 +20,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from perceive.corpus.aggregate import BiasFit, Path3, path_label, plurality_path, scale_label
-from perceive.corpus.ingest import ingest_items, ingest_labels, ingest_summary
+from perceive.corpus.ingest import ingest_items, ingest_labels, ingest_summary, rating_frames
 from perceive.corpus.reader import CorpusError, Item, Reject, Tally, content_digests, read_annotations
 from perceive.corpus.settings import CorpusSettings
 
@@ -305,7 +305,7 @@ def test_a_table_gives_ratings_and_labels(tmp_path):
         "\n"
         "i1,c,,Sad/Lonely/Isolated\n"
         "2,b,2,Happy\n"
-        "2,c,,\n"
+        "2,c,,Sad\n"
     )
     scale = {"valence": {"min": 1, "max": 5}}
     items, rejects, tally = joined(tmp_path, lines, (TABLE, rows), labels=scale)
@@ -320,7 +320,7 @@ def test_a_table_gives_ratings_and_labels(tmp_path):
     # The corpus's own combined values stay; the ratings tell how sure they are.
     assert second.labels["valence"] == (0.5, 2, pytest.approx(0.75 / math.sqrt(2)))
     assert second.ratings["valence"] == [("a", 1.0), ("b", 0.25)]
-    assert second.labels["invoked"] == (("Happy", "Playful", None), 2, 0.5)
+    assert second.labels["invoked"] == (("Happy", "Playful", None), 3, pytest.approx(2 / 3))
     [table] = tally.ratings
     assert (table.file, table.lines, table.accepted, table.rejected, table.blank, table.unmatched) == (
         "r.csv", 8, 7, 0, 1, 1,
@@ -449,3 +449,39 @@ def test_emobank_with_its_single_ratings(tmp_path, monkeypatch):
         int((~frame["id"].isin(published.index)).sum()) for frame in frames
     ]
     assert report["rejected"] == 0 == sum(one["rejected"] for one in report["ratings"])
+
+
+def test_rows_that_are_no_ratings_are_left_out_and_counted(tmp_path):
+    (tmp_path / "items.jsonl").write_text(
+        json.dumps({"item_id": "a", "owner_id": "o", "text": "fine", "timestamp": "2025-01-01"}) + "\n"
+    )
+    (tmp_path / "ratings.csv").write_text("id,V,A\na,1,1\na,1,3\na, 1 ,1\na,5,5\na,9,1\n\n")
+    table = {
+        "file": "ratings.csv",
+        "item_id": "id",
+        "labels": {"valence": {"column": "V", "min": 1, "max": 5}},
+        "leave_out": {"V": 1, "A": "1"},
+    }
+    tally = Tally()
+    settings = CorpusSettings(annotations=["items.jsonl"], ratings=[table])
+    *rejects, item = sorted(
+        read_annotations(settings, tmp_path, tally), key=lambda entry: isinstance(entry, Item)
+    )
+    assert item.labels["valence"][:2] == (0.5, 2)
+    assert [reject.line for reject in rejects] == [6]
+    counts = tally.ratings[0]
+    assert (counts.lines, counts.accepted, counts.rejected, counts.left_out, counts.blank) == (6, 2, 1, 2, 1)
+    table["leave_out"] = {"nowhere": "1"}
+    with pytest.raises(CorpusError, match="no column nowhere"):
+        list(read_annotations(CorpusSettings(annotations=["items.jsonl"], ratings=[table]), tmp_path))
+
+
+def test_emobank_as_configured_gives_the_scores_that_were_published(tmp_path, monkeypatch):
+    if not (DATA / "emobank").is_dir():
+        pytest.skip(f"the corpus emobank is not at {DATA} (set PERCEIVE_DATA)")
+    monkeypatch.setenv("PERCEIVE_DATA", str(DATA.resolve()))
+    raw = yaml.safe_load((REPOSITORY / "config/corpora/emobank.yaml").read_text())["corpus"]
+    ratings, _, labels = rating_frames(CorpusSettings(**raw), REPOSITORY, "valence")
+    means = ratings.groupby("item_id")["value"].mean().loc[labels["item_id"]]
+    # The scores are rounded to two decimals of 1 to 5.
+    assert np.abs(means.to_numpy() - labels["value"].to_numpy()).max() < 0.0026

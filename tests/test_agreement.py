@@ -340,6 +340,9 @@ def test_the_report_of_a_scale():
     )
     few = result["by_language"]["hinglish"]["coefficients"]["icc_1"]
     assert (few["value"], few["met"], few["reason"]) == (None, None, "fewer than 30 items have two ratings")
+    for least, computed in ((20, True), (21, False)):
+        again = measure_agreement("valence", "regression", ratings, items, labels, min_items=least)
+        assert (again["by_language"]["hinglish"]["coefficients"]["icc_1"]["value"] is not None) == computed
     assert sum(of["n_items"] for of in result["by_category"].values()) == 108
     assert set(result["by_category"]) == {"a", "b"}
     assert result["ceiling"]["metrics"]["pearson"]["value"] > 0.95
@@ -521,6 +524,9 @@ def test_wide_spread_and_lonely_high_risk_are_listed():
         "valence", "regression", ratings, items, labels, review_spread=0.5, min_raters_high_risk=3
     )
     assert stricter["item_id"].tolist() == ["a", "b", "c", "e"]
+    # ratings without a label are no item to look at
+    fewer = items_for_review("valence", "regression", ratings, items, labels[labels["item_id"] != "d"])
+    assert fewer["item_id"].tolist() == ["b", "c", "e"]
 
 
 def test_items_without_a_majority_at_the_core_are_listed():

@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from sklearn.metrics import f1_score
 
-from perceive.corpus import latent_paths
+from perceive.corpus import ceiling, latent_paths
 from perceive.corpus.ceiling import (
     hierarchy_ceiling,
     measure_hierarchy_ceiling,
@@ -111,16 +111,32 @@ def test_the_same_shift_on_every_item_is_no_error():
     assert after["error_variance"] == pytest.approx(before["error_variance"])
 
 
-def test_rare_and_anonymous_raters_leave_the_others_biases_known():
+def test_the_error_variance_is_the_mean_square_of_the_two_way_analysis():
+    ratings, labels, _ = rated_scale(n=60, raters=4, counts=(4, 4))
+    found = measure_scale_ceiling(ratings, labels)
+    table = ratings.pivot(index="item_id", columns="rater", values="value").to_numpy()
+    rest = table - table.mean(axis=1, keepdims=True) - table.mean(axis=0) + table.mean()
+    assert found["error_variance"] == pytest.approx((rest**2).sum() / (59 * 3), rel=1e-6)
+    ratings["rater"] = None
+    rest = table - table.mean(axis=1, keepdims=True)
+    assert measure_scale_ceiling(ratings, labels)["error_variance"] == pytest.approx(
+        (rest**2).sum() / 180, rel=1e-6
+    )
+
+
+def test_rare_and_anonymous_raters_leave_the_others_biases_known(monkeypatch):
     ratings, labels, _ = rated_scale(bias=0.15)
     ids = ratings["item_id"].drop_duplicates()[:40]
     extra = pd.DataFrame({"item_id": ids, "rater": [*(f"x{k}" for k in range(20)), *[None] * 20]})
-    extra["value"] = labels.set_index("item_id")["value"].reindex(ids).to_numpy()
+    extra["value"] = labels.set_index("item_id")["value"].reindex(ids).to_numpy() + 0.4
     more = pd.concat([ratings, extra])
-    assert measure_scale_ceiling(more, labels)["method"] == "two-way"
-    assert measure_scale_ceiling(more, labels)["metrics"]["pearson"]["value"] == pytest.approx(
-        measure_scale_ceiling(ratings, labels)["metrics"]["pearson"]["value"], abs=0.002
-    )
+    labels = more.groupby("item_id", as_index=False)["value"].mean()
+    found = measure_scale_ceiling(more, labels)
+    assert found["method"] == "two-way"
+    # together they are one more rater
+    more.loc[~more["rater"].isin(["r0", "r1", "r2"]), "rater"] = "others"
+    monkeypatch.setattr(ceiling, "MIN_RATINGS_FOR_BIAS", 1)
+    assert measure_scale_ceiling(more, labels) == found
 
 
 def test_teams_without_a_common_item_are_one_way():
@@ -280,6 +296,7 @@ def rated_paths(
     errors: tuple[float, float, float] = (0.12, 0.15, 0.15),
     uneven: float = 0.25,
     stops: float = 0.0,
+    drawn_to: bool = False,
     shape: tuple[int, int, int] = (6, 6, 6),
     seed: int = 0,
 ) -> tuple[pd.DataFrame, pd.DataFrame, pd.DataFrame]:
@@ -287,7 +304,7 @@ def rated_paths(
 
     A rater's errors differ from the mean by up to ``uneven`` times, those of the cores by a third; cores are
     mistaken for neighbours, and below a wrong core or nuance anything is named. A rating stops at the core
-    with probability ``stops``.
+    with probability ``stops``. ``drawn_to``: whoever mistakes the core names the same path below it.
     """
     rng = np.random.default_rng(seed)
     cores, nuances, micros = shape
@@ -312,11 +329,11 @@ def rated_paths(
         said = np.where(rng.random(n) < errors[0] * factor * by_core[core], choose(weights[core]), core)
         slip = (nuance + rng.choice([1, 1, 2, nuances - 1], n)) % nuances
         said_nuance = np.where(rng.random(n) < errors[1] * factor, slip, nuance)
-        said_nuance = np.where(said == core, said_nuance, choose(below[0][said]))
+        said_nuance = np.where(said == core, said_nuance, 0 if drawn_to else choose(below[0][said]))
         slip = (micro + rng.integers(1, micros, n)) % micros
         said_micro = np.where(rng.random(n) < errors[2] * factor, slip, micro)
         right = (said == core) & (said_nuance == nuance)
-        said_micro = np.where(right, said_micro, choose(below[1][said, said_nuance]))
+        said_micro = np.where(right, said_micro, 0 if drawn_to else choose(below[1][said, said_nuance]))
         stop = rng.random(n) < stops
         frames.append(
             np.stack([said, np.where(stop, -1, said_nuance), np.where(stop, -1, said_micro)], axis=1)
@@ -385,6 +402,7 @@ TOLERANCES = {"macro_f1_nuance": 0.025, "macro_f1_micro": 0.035}
         {"raters": 6, "counts": (1, 5)},
         {"stops": 0.3},
         {"uneven": 0.7},
+        {"drawn_to": True, "errors": (0.3, 0.2, 0.2)},
     ],
 )
 def test_the_ceiling_of_a_hierarchy_is_what_the_true_path_scores(design):
@@ -418,6 +436,23 @@ def test_each_raters_own_errors_are_learnt():
     for name in ("accuracy_nuance", "hierarchical_f1"):
         assert with_ids[name]["value"] == pytest.approx(scores[name], abs=0.02)
         assert abs(without[name]["value"] - scores[name]) > abs(with_ids[name]["value"] - scores[name])
+
+
+def test_errors_may_run_one_way():
+    """The first class is often taken for the second, never the other way round."""
+    rng = np.random.default_rng(0)
+    true = rng.choice(3, 4000, p=[0.5, 0.2, 0.3])
+    said = np.repeat(true[:, None], 3, axis=1)
+    said = np.where((said == 0) & (rng.random(said.shape) < 0.35), 1, said)
+    ratings = pd.DataFrame(
+        {"item_id": np.repeat(np.arange(4000), 3), "rater": np.tile(["x", "y", "z"], 4000)}
+    )
+    ratings["core"] = np.array(["a", "b", "c"])[said.ravel()]
+    label = np.where((said == 1).sum(axis=1) > 1, 1, true)
+    labels = pd.DataFrame({"item_id": np.arange(4000), "core": np.array(["a", "b", "c"])[label]})
+    found = measure_hierarchy_ceiling(ratings, labels, ("core",))["metrics"]
+    assert found["accuracy_core"]["value"] == pytest.approx(np.mean(label == true), abs=0.02)
+    assert found["macro_f1_core"]["value"] == pytest.approx(f1_score(label, true, average="macro"), abs=0.02)
 
 
 def test_the_raters_accuracy_is_found():
@@ -471,8 +506,35 @@ def test_equal_arguments_give_equal_results_in_any_order_of_rows():
     assert measure_hierarchy_ceiling(ratings, labels, LEVELS) == found
 
 
+def test_below_a_core_that_nobody_went_beyond_only_the_prior_speaks():
+    ratings, _, truth = rated_paths(n=3000, errors=(0.05, 0.1, 0.1))
+    stopped = np.arange(0, 3000, 2)
+    ratings.loc[ratings["item_id"].isin(stopped), ["nuance", "micro"]] = None
+    found = hierarchy_ceiling(fit_paths(ratings, truth, LEVELS), stopped)
+    shares = truth.groupby(["core", "nuance"]).size() / truth.groupby("core").size()
+    by_chance = (shares**2).groupby("core").sum().reindex(truth["core"]).mean()
+    assert found["accuracy_nuance"] == pytest.approx(found["accuracy_core"] * by_chance, abs=0.02)
+
+
+def test_weights_of_parents_are_shares():
+    ratings, labels, _ = rated_paths(n=800, errors=(0.3, 0.3, 0.3))
+    for level in fit_paths(ratings, labels, LEVELS).fitted:
+        of_pattern = np.bincount(level.pattern, level.weight)
+        assert of_pattern.max() <= 1 + 1e-9
+        assert level.posterior.sum(axis=1) == pytest.approx(1)
+        assert level.confusion.shape[0] == 4  # three raters and the shared one
+        inner = level.confusion * level.exists[:, None, :]
+        assert inner.sum(axis=-1)[:, level.exists] == pytest.approx(1)
+
+
 def test_a_large_corpus_is_sampled(monkeypatch):
-    ratings, labels, truth = rated_paths(n=4000)
+    ratings, labels, truth = rated_paths(n=4000, errors=(0.2, 0.2, 0.2))
+    # the first items are rated without an error: a sample must not take the first
+    easy = ratings["item_id"] < 2000
+    ratings.loc[easy, list(LEVELS)] = (
+        truth.set_index("item_id").loc[ratings["item_id"][easy], list(LEVELS)].to_numpy()
+    )
+    labels.loc[:1999, list(LEVELS)] = truth.loc[:1999, list(LEVELS)]
     monkeypatch.setattr(latent_paths, "MAX_ITEMS", 1500)
     found = measure_hierarchy_ceiling(ratings, labels, LEVELS)
     assert (found["n_items"], found["n_items_rated"]) == (1500, 4000)
@@ -500,6 +562,12 @@ def test_branches_may_end_at_different_levels():
         frame.loc[frame["core"] == "p0", ["nuance", "micro"]] = None
     found = measure_hierarchy_ceiling(ratings, labels, LEVELS)["metrics"]
     reached = labels["nuance"].notna()
+    posterior = fit_paths(ratings, labels, LEVELS)
+    core, nuance, micro = posterior.draw(np.random.default_rng(0))
+    assert (core == 0).any()
+    assert (nuance[core == 0] < 0).all()
+    assert (nuance[core != 0] >= 0).all()
+    assert np.array_equal(micro[core == 0], nuance[core == 0])
     same = (labels[["core", "nuance"]] == truth[["core", "nuance"]])[reached].all(axis=1).mean()
     assert found["accuracy_nuance"]["value"] == pytest.approx(same, abs=0.02)
 

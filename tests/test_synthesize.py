@@ -1,4 +1,4 @@
-"""The synthetic corpus: exact counts, determinism, ceilings; labels that the text tells, but no single word."""
+"""The synthetic corpus: exact counts, determinism, ceilings; labels that texts tell, but no single word."""
 
 from __future__ import annotations
 

@@ -330,22 +330,29 @@ def test_a_later_round_corrects_and_withdraws(unchanged: Project) -> None:
         {**records[4], "item_id": "new", "owner_id": "new", "text": "a quiet day at last, nothing to report"},
     ]
     (unchanged.folder / "round2.jsonl").write_text("".join(json.dumps(line) + "\n" for line in corrections))
-    unchanged.configure(corpus={"name": "small", "annotations": ["annotations.jsonl", "round2.jsonl"]})
-    done = unchanged.run("results/corpus/summary.json", "results/corpus/labels/valence.parquet",
-                         "results/splits/audit.json")  # fmt: skip
+    ledger = unchanged.folder / "config/ledgers/small.csv"
+    held = ledger.read_bytes()
+    # In a folder of its own, from nothing: what holds the owners in their places is the ledger alone.
+    unchanged.configure(
+        corpus={"name": "small", "annotations": ["annotations.jsonl", "round2.jsonl"]}, results="second"
+    )
+    wanted = ("corpus/summary.json", "corpus/labels/valence.parquet", "splits/audit.json")
+    done = unchanged.run(*(f"second/{name}" for name in wanted))
     assert done.returncode == 0, done.stdout + done.stderr
-    summary = json.loads((unchanged.results / "corpus/summary.json").read_text())
+    second = unchanged.folder / "second"
+    summary = json.loads((second / "corpus/summary.json").read_text())
     counted = [
         summary["rounds"][1][name] for name in ("new", "corrected", "withdrawn", "unchanged", "rejected")
     ]
     assert counted == [1, 1, 1, 1, 1] and summary["items"] == 600
-    labels = pd.read_parquet(unchanged.results / "corpus/labels/valence.parquet").set_index("item_id")
+    labels = pd.read_parquet(second / "corpus/labels/valence.parquet").set_index("item_id")
     assert labels.loc[ids[0], "value"] == 0.5 and ids[1] not in labels.index
-    now = pd.read_parquet(unchanged.results / "splits/owners.parquet").set_index("owner_id")
+    now = pd.read_parquet(second / "splits/owners.parquet").set_index("owner_id")
     kept = assigned.index.intersection(now.index)
-    assert now.loc[kept].equals(assigned.loc[kept]) and len(now) >= len(assigned)
-    unchanged.configure()
-    assert unchanged.run("all").returncode == 0
+    assert len(kept) >= 89 and now.loc[kept].equals(assigned.loc[kept]) and "new" in now.index
+    assert len(ledger.read_bytes()) > len(held)
+    ledger.write_bytes(held)
+    shutil.rmtree(second)
 
 
 def test_a_new_item_rebuilds_what_must_see_it(unchanged: Project) -> None:

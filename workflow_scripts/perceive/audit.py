@@ -181,7 +181,7 @@ def audit_splits(
     split_items, owners
         What :func:`perceive.splits.split_items` and :func:`perceive.splits.assign_owners` returned.
     salt
-        The salt of the hashes in the report, and of text_key.
+        The salt of the hashes in the report.
     ledger
         The ledger as it was *before* this round (owner_key, split, fold); None or empty in the first round.
     shares, n_folds, published, allow_owner_overlap, threshold, min_shingles, mode, embargo_days
@@ -198,7 +198,7 @@ def audit_splits(
     -------
     AuditReport
         The checks owner_in_two_splits, owner_in_two_folds, text_in_two_splits, near_text_in_two_splits,
-        text_in_training_rows, excluded_copies, text_keys, coverage, in the mode ``grouped_temporal``
+        text_in_training_rows, excluded_copies, coverage, in the mode ``grouped_temporal``
         temporal_boundary and sticky_boundary, embargo_7_days, purge_list, sticky_owners, splits_not_empty
         and owner_shares.
 
@@ -214,12 +214,8 @@ def audit_splits(
     hashed = _Hasher(salt)
     report = AuditReport("splits")
     texts = _Texts(items, threshold, min_shingles)
-    rows = split_items[["item_id", "split", "fold", "reason", "text_key"]].merge(
-        items[["item_id", "owner_id", "timestamp"]].assign(
-            text=texts.codes, true_key=texts.keys(salt)[texts.codes]
-        ),
-        on="item_id",
-        how="inner",
+    rows = split_items[["item_id", "split", "fold", "reason"]].merge(
+        items[["item_id", "owner_id", "timestamp"]].assign(text=texts.codes), on="item_id", how="inner"
     )
     used = rows[rows["split"] != EXCLUDED]
     listed = published_test(items, published)
@@ -231,16 +227,6 @@ def audit_splits(
     report.checks += _text_in_two_splits(used, rows, texts, hashed)
     report.checks.append(_text_in_training_rows(split_items, texts, n_folds, hashed))
     report.checks.append(_excluded_copies(used, rows, texts, hashed))
-    wrong = rows.loc[rows["text_key"] != rows["true_key"], "item_id"]
-    report.checks.append(
-        _check(
-            "text_keys",
-            hashed.items(wrong),
-            f"the text keys of {len(rows)} items are those of their texts",
-            "items whose text key is not that of their text, so their copies would go unnoticed",
-            "split again from the present items",
-        )
-    )
     report.checks.append(_coverage(items, split_items, owners, n_folds, hashed))
     if mode == "grouped_temporal":
         edge = as_boundary(boundary)  # type: ignore[arg-type]
@@ -470,14 +456,10 @@ class _Texts:
 
     def __init__(self, items: pd.DataFrame, threshold: float, min_shingles: int) -> None:
         normal = pd.Series([normalise_text(text) for text in items["text"]], dtype=object)
-        self.codes, self._texts = pd.factorize(normal)
-        self.n = len(self._texts)
+        self.codes, texts = pd.factorize(normal)
+        self.n = len(texts)
         self._items = pd.Index(items["item_id"])
-        self._pairs = similar_pairs(self._texts, threshold=threshold, min_shingles=min_shingles)
-
-    def keys(self, salt: str) -> np.ndarray:
-        """Return the salted key of each text."""
-        return np.array([salted_key("text", text, salt) for text in self._texts], dtype=object)
+        self._pairs = similar_pairs(texts, threshold=threshold, min_shingles=min_shingles)
 
     def of(self, ids: Iterable[str]) -> tuple[pd.Index, np.ndarray]:
         """Return the known items among `ids`, and the codes of their texts."""

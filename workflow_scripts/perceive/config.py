@@ -105,8 +105,8 @@ class SplitSettings(Section):
     )
     boundary: str | None = Field(
         None,
-        description="Where test begins in grouped_temporal (a date, or a time in ISO 8601). null: so that the "
-        "share of train lies before it; the ledger remembers it.",
+        description="Where test begins in grouped_temporal (a date, or a time in ISO 8601). null: so that "
+        "the share of train lies before it; the ledger remembers it.",
     )
     embargo_days: float = Field(
         7.0, ge=0, le=3650, description="Days before the boundary whose train and val items are purged."
@@ -142,7 +142,7 @@ class SplitSettings(Section):
             if text is not None:
                 datetime.fromisoformat(text)
         except (TypeError, ValueError):
-            raise ValueError("not a date such as 2025-03-05, nor a time such as 2025-03-05T12:00:00Z") from None
+            raise ValueError("not a date (2025-03-05), nor a time (2025-03-05T12:00:00Z)") from None
         return text
 
     @model_validator(mode="after")

@@ -57,9 +57,9 @@ def salted_key(kind: str, value: str, salt: str) -> str:
     Parameters
     ----------
     kind
-        What is hashed (``"owner"``, ``"item"``, ``"text"``): the same string of two kinds gets two keys.
+        What is hashed (``"owner"``, ``"item"``): the same string of two kinds gets two keys.
     value, salt
-        The identifier (or text), and the configured salt.
+        The identifier, and the configured salt.
 
     Returns
     -------

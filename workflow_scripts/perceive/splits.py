@@ -28,7 +28,7 @@ from typing import Any, Literal
 import numpy as np
 import pandas as pd
 
-from perceive.ledger import SPLITS, as_boundary, owner_key, salted_key
+from perceive.ledger import SPLITS, as_boundary, owner_key
 from perceive.near_duplicates import MIN_SHINGLES, THRESHOLD, adjacency, near_pairs
 
 logger = logging.getLogger(__name__)
@@ -90,11 +90,6 @@ def normalise_text(text: str) -> str:
     if not _HAS_WORD.search(stripped):
         return " ".join(text.split())
     return " ".join(stripped.split())
-
-
-def text_key(text: str, salt: str) -> str:
-    """Return 16 hexadecimal digits, equal for two texts exactly if :func:`normalise_text` equates them."""
-    return salted_key("text", normalise_text(text), salt)
 
 
 # --- strata ------------------------------
@@ -520,7 +515,6 @@ def split_items(
     items: pd.DataFrame,
     owners: pd.DataFrame,
     *,
-    salt: str,
     published: Published = "honour",
     allow_owner_overlap: bool = False,
     threshold: float = THRESHOLD,
@@ -541,8 +535,6 @@ def split_items(
         published one.
     owners
         What :func:`assign_owners` returns, with the same settings.
-    salt
-        The salt of text_key.
     published, allow_owner_overlap
         As in :func:`assign_owners`.
     threshold, min_shingles
@@ -557,8 +549,8 @@ def split_items(
     -------
     pandas.DataFrame
         item_id, split (train, val, test, excluded), fold (Int8; train only), reason (excluded only),
-        text_key, barred_folds; rows as in `items`. Bit k of barred_folds (int32) says that fold k, not the
-        item's own, holds a copy or near-copy of its text.
+        barred_folds (int32); rows as in `items`. Bit k of barred_folds says that fold k, not the item's own,
+        holds a copy or near-copy of its text.
         Reasons: ``after_boundary``, ``before_boundary``, ``embargo``; ``duplicate_text_in_test``,
         ``duplicate_text_in_val``, ``near_duplicate_text_in_test``, ``near_duplicate_text_in_val``; with a
         published split ``owner_in_published_test`` (an item outside it, of an owner inside it),
@@ -622,12 +614,9 @@ def split_items(
             "split": pd.array(split, dtype="str"),
             "fold": fold,
             "reason": pd.array(reason, dtype="str"),
-            "text_key": pd.array(
-                np.array([salted_key("text", text, salt) for text in texts], dtype=object)[codes], dtype="str"
-            ),
+            "barred_folds": np.int32(0),
         }
     )
-    result["barred_folds"] = np.int32(0)
     numbers = sorted(table["fold"].dropna().unique())
     for number in numbers:
         _, inside = _fold_masks(result, number)

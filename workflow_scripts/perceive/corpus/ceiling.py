@@ -260,7 +260,7 @@ def _scores(posterior: PathPosterior, item_ids: ArrayLike | None, seed: int, dra
     """Every metric on each draw."""
     wanted = np.ones(len(posterior.item_ids), dtype=bool)
     if item_ids is not None:
-        wanted = np.isin(posterior.item_ids, np.asarray(item_ids, dtype=object))
+        wanted = pd.Index(posterior.item_ids).isin(np.asarray(item_ids))
     if not wanted.any():
         raise NotComputableError("none of the items was rated")
     rng = np.random.default_rng(seed)

@@ -260,6 +260,19 @@ class Drafter:
         # What contains a space is more likely a text in the wrong place.
         return item_id if item_id.split() == [item_id] else None
 
+    def item_id(self, record: Record, csv_labels: bool) -> str:
+        """Return the id of the item that a record of a later file names.
+
+        Raises
+        ------
+        Rejected
+            If it has none, and none derives from it.
+        """
+        raw_id = record.get(self.column["item_id"])
+        if is_blank(raw_id):
+            return self.draft(record, csv_labels, first=False).item_id
+        return identifier("item_id", raw_id)
+
     def draft(self, record: Record, csv_labels: bool, first: bool) -> Draft:
         """Return what one record says.
 
@@ -330,7 +343,7 @@ class Drafter:
         owner, text, timestamp = draft.owner_id, draft.text, draft.timestamp
         if owner is None:
             owner = self._constants.get("owner_id")
-        if timestamp is None and self._order is None:
+        if timestamp is None:
             timestamp, _ = self._constants.get("timestamp", (None, False))
         if owner is None:
             raise Rejected("owner_id", "missing or empty" + why)

@@ -20,10 +20,10 @@ MAX_ITEMS = 50_000
 MIN_RATINGS_FOR_CONFUSION = 200
 MAX_CONFUSIONS = 20
 # Pseudo-ratings that pull a class's errors towards the mean accuracy of the level, a rater's towards those of
-# all raters, and the errors' own distribution towards that of all ratings.
+# all raters, and what is named under wrong parents towards what all ratings name.
 PULL_TO_LEVEL, PULL_TO_ALL, PULL_TO_RATINGS = 4.0, 100.0, 10.0
 INITIAL_ACCURACY = 0.8
-MAX_STEPS, TOLERANCE = 500, 1e-3
+MAX_STEPS, TOLERANCE = 500, 1e-4
 
 
 class NotComputableError(ValueError):
@@ -93,8 +93,8 @@ class _Level:
     above_place: Codes  # of each cell: its parent's place there
     confusion: Array  # (G, P, true K, named K)
     prior: Array  # (P, K)
+    named: Array  # (P, K): what all ratings name
     stray: Array  # (P, K): what a rating names under a parent that is not the true one
-    first_stray: Array
     posterior: Array = field(default_factory=lambda: np.zeros((0, 0)))  # (cells, K), given the parent is true
     weight: Array = field(default_factory=lambda: np.zeros(0))  # of each cell: P(parent is true)
     evidence: Array = field(default_factory=lambda: np.zeros(0))  # of each cell: log odds for its parent
@@ -378,7 +378,7 @@ def _maximise(fitted: list[_Level], multiplicity: Array) -> float:
         wrong = ((1.0 - level.weight) * multiplicity[level.pattern])[level.cell]
         key = level.parent[level.cell] * n_places + level.place
         stray = np.bincount(key, wrong, minlength=n_parents * n_places).reshape(n_parents, n_places)
-        level.stray = _shares(stray + PULL_TO_RATINGS * level.first_stray)
+        level.stray = _shares(stray + PULL_TO_RATINGS * level.named)
 
         counts = _counts(level, multiplicity)
         pooled = counts.sum(axis=0) + PULL_TO_LEVEL * _around(level, _accuracy(level, counts))

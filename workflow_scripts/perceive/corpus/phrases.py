@@ -3,9 +3,9 @@
 ``phrases.tsv`` holds one phrase a line: its kind, the name of what it belongs to (the category of an event or
 detail, the core of a body clause, the slot; ``*``: any), its language, and its ratings on 0..1: valence and
 arousal, or one level (the openness of a stance or opener, how far a departure is from the usual).
-``[a|b]`` in a text chooses one of several wordings of about equal rating, ``{slot}`` is filled from the slot's
-list. A frame takes a feeling word with its modifier as ``{x}``; a modifier's valence is a factor on the
-distance from neutral, its arousal is added.
+``[a|b]`` in a text chooses one of several wordings of about equal rating, ``{slot}`` is filled from the
+slot's list. A frame takes a feeling word with its modifier as ``{x}``; a modifier's valence is a factor on
+the distance from neutral, its arousal is added.
 
 ``emotions.tsv`` holds the words of the emotions: each micro's ``state`` (a feeling word that fits into the
 frames) with its valence and arousal, and each nuance's ``cue`` (a clause that shows it without naming it).
@@ -416,10 +416,11 @@ def _build_voice(
                 cues.setdefault(emotion, []).append(compiled(path, number, text))
             else:
                 states.setdefault(emotion, []).append(text)
-    for emotion in emotions:
-        for kind, name, given in (("cue", emotion.nuance_path, cues), ("state", emotion.path, states)):
-            if name not in given:
-                raise PhraseError(f"{path}: no {kind} for {name} ({language}); add a line")
+    for feeling in emotions:
+        if feeling.nuance_path not in cues:
+            raise PhraseError(f"{path}: no cue for {feeling.nuance_path} ({language}); add a line")
+        if feeling.path not in states:
+            raise PhraseError(f"{path}: no state for {feeling.path} ({language}); add a line")
     built.cues = {name: tuple(texts) for name, texts in cues.items()}
     built.states = {name: tuple(texts) for name, texts in states.items()}
 

@@ -128,7 +128,9 @@ def counts_plot(path: PathLike, portrait: Portrait) -> None:
             place.set_title(COLUMN_LABELS[column], loc="left")
         sizes = np.array(list(portrait.sizes.values()) or [0])
         place = axes["owners"]
-        place.hist(sizes, bins=_bins_of_sizes(int(sizes.max())), color=SKY, edgecolor="white", linewidth=0.4)
+        place.hist(
+            sizes, bins=_bins_of_sizes(int(sizes.max())).tolist(), color=SKY, edgecolor="white", linewidth=0.4
+        )
         median = float(np.median(sizes))
         place.axvline(median, color=ORANGE, lw=1.6)
         place.set_title(f"items an owner (median {median:g}, most {sizes.max():,})", loc="left")

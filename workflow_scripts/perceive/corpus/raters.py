@@ -18,11 +18,11 @@ from perceive.variables import HIERARCHIES, SCALES
 
 #: Standard deviation of one annotator's noise on each scale, at noise 1.
 NOISE: Final[Mapping[str, float]] = {
-    "valence": 0.087,
-    "arousal": 0.086,
-    "willingness": 0.080,
-    "congruence": 0.086,
-    "comparator": 0.090,
+    "valence": 0.083,
+    "arousal": 0.088,
+    "willingness": 0.077,
+    "congruence": 0.090,
+    "comparator": 0.084,
 }
 #: Standard deviation of the annotators' biases, and how often they misread a level, at noise 1.
 BIAS: Final = 0.02

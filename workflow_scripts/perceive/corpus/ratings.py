@@ -71,6 +71,9 @@ class RatingTables:
                 try:
                     if isinstance(record, Rejected):
                         raise record
+                    if table.leaves_out(record):
+                        tally.left_out += 1
+                        continue
                     table.add(record)
                 except Rejected as rejected:
                     tally.rejected += 1
@@ -94,6 +97,7 @@ class _Table:
         self, wanted: RatingTable, taxonomy: Taxonomy | None, tally: TableTally, earlier: list[_Table]
     ) -> None:
         self._item_id, self._annotator = wanted.item_id, wanted.annotator
+        self._leave_out = wanted.leave_out
         labels: list[tuple[str, LabelColumn]] = list(wanted.labels.items())  # type: ignore[arg-type]
         self._labels = {variable: label.column or variable for variable, label in labels}
         self._parser = LabelParser({name: (label.min, label.max) for name, label in labels}, taxonomy)
@@ -114,7 +118,14 @@ class _Table:
 
     def columns(self) -> set[str]:
         """The columns that the table must have."""
-        return {self._item_id, *self._labels.values(), *([self._annotator] if self._annotator else [])}
+        named = {self._item_id, *self._labels.values(), *self._leave_out}
+        return named if self._annotator is None else {*named, self._annotator}
+
+    def leaves_out(self, record: Record) -> bool:
+        """Whether the row is no rating (`corpus.ratings.leave_out`)."""
+        return bool(self._leave_out) and all(
+            str(record.get(column, "")).strip() == value for column, value in self._leave_out.items()
+        )
 
     def add(self, record: Record) -> None:
         """Add one row.

@@ -1,8 +1,8 @@
 """Read the annotation files, a round each, and the rating tables: the final items, and the rejected lines.
 
-One file streams: besides one line the module holds a hash of each item id (12 to 24 bytes), the tables of
-`corpus.joins` and `corpus.ratings`. Several files pass through a temporary database (see rounds.py). It needs
-the standard library only: the Snakefile takes the digests while it is parsed.
+The module streams: besides one line it holds a hash of each item id (12 to 24 bytes), and the tables of
+`corpus.joins` and `corpus.ratings`. Items that several files name wait in a temporary database (rounds.py).
+It needs the standard library only: the Snakefile takes the digests while it is parsed.
 """
 
 from __future__ import annotations
@@ -11,10 +11,11 @@ import hashlib
 import json
 from array import array
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import suppress
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, BinaryIO
 
 from perceive.corpus.aggregate import Bias, BiasFit, plurality_path
 from perceive.corpus.drafts import Draft, Drafter, Item
@@ -72,9 +73,12 @@ class SeenIds:
         self._table = array("Q", bytes(8 * 1024))
         self._used = 0
 
+    def __contains__(self, identifier: str) -> bool:
+        return self._used > 0 and self._table[self._slot(self._table, self._key(identifier))] != 0
+
     def add(self, identifier: str) -> bool:
         """Add an id; return False if it was there."""
-        key = int.from_bytes(hashlib.blake2b(identifier.encode(), digest_size=8).digest(), "little") or 1
+        key = self._key(identifier)
         if not self._insert(self._table, key):
             return False
         self._used += 1
@@ -86,13 +90,22 @@ class SeenIds:
         return True
 
     @staticmethod
-    def _insert(table: array[int], key: int) -> bool:
+    def _key(identifier: str) -> int:
+        return int.from_bytes(hashlib.blake2b(identifier.encode(), digest_size=8).digest(), "little") or 1
+
+    @staticmethod
+    def _slot(table: array[int], key: int) -> int:
+        """Where the key is, or would be."""
         mask = len(table) - 1
         slot = key & mask
-        while present := table[slot]:
-            if present == key:
-                return False
+        while (present := table[slot]) and present != key:
             slot = (slot + 1) & mask
+        return slot
+
+    def _insert(self, table: array[int], key: int) -> bool:
+        slot = self._slot(table, key)
+        if table[slot]:
+            return False
         table[slot] = key
         return True
 
@@ -166,9 +179,8 @@ def read_annotations(
     """Yield the items as they are after the last round, one Item each, and a Reject for each refused line.
 
     A line of a later file that names a known item corrects it, field by field: what it leaves out (absent,
-    null, or an empty cell) stays as it was. An item that was withdrawn is not among the items. With one file
-    the items come in the order of its lines, with several after all rejects, in the order of their first
-    lines.
+    null, or an empty cell) stays as it was. An item that was withdrawn is not among the items. They come in
+    the order of the lines of the first file, but for those that a later file names, which come last.
 
     Parameters
     ----------
@@ -198,12 +210,18 @@ def read_annotations(
         for path, wanted in zip(tables, settings.ratings, strict=True):
             tally.ratings.append(TableTally(shown[path]))
             yield from drafter.tables.read(path, wanted, taxonomy, tally.ratings[-1])
-    rounds = [RoundTally(shown[path]) for path in files]
-    tally.rounds.extend(rounds)
-    if len(files) == 1:
-        seen, [one] = SeenIds(), rounds
+    tally.rounds.extend(RoundTally(shown[path]) for path in files)
+    named_again = SeenIds()
+    for path, one in zip(files[1:], tally.rounds[1:], strict=True):
+        _add_ids(named_again, path, one.file, settings, drafter)
+    seen = SeenIds()
+    with Rounds(drafter) as rounds:
 
-        def accept(draft: Draft) -> None:
+        def accept(number: int, one: RoundTally, draft: Draft) -> None:
+            if number or draft.item_id in named_again:
+                rounds.add(number, one, draft)
+                return
+            # No later file can change it, so that it need not wait.
             if draft.withdrawn:
                 raise unknown_item()
             drafter.needed(draft)
@@ -211,17 +229,35 @@ def read_annotations(
                 raise duplicate(draft)
             one.new += 1
 
-        for entry in _read_round(files[0], settings, drafter, one, accept, first=True):
-            yield entry if type(entry) is Reject else drafter.complete(entry)  # type: ignore[arg-type]
-        return
-    with Rounds(drafter) as merged:
-        for number, (path, one) in enumerate(zip(files, rounds, strict=True)):
-            take = partial(merged.add, number, one)
-            for entry in _read_round(path, settings, drafter, one, take, first=number == 0):
-                if type(entry) is Reject:
+        for number, (path, one) in enumerate(zip(files, tally.rounds, strict=True)):
+            for entry in _read_round(path, settings, drafter, one, partial(accept, number, one), number == 0):
+                if isinstance(entry, Reject):
                     yield entry
-        for draft in merged.drafts():
+                elif number == 0 and entry.item_id not in named_again:
+                    yield drafter.complete(entry)
+        for draft in rounds.drafts():
             yield drafter.complete(draft)
+
+
+def _open_round(handle: BinaryIO, path: Path, shown: str, settings: CorpusSettings) -> RecordFile:
+    return RecordFile(
+        handle,
+        shown,
+        file_kind(path, settings.format),
+        delimiter=settings.delimiter,
+        quote_char=settings.quote_char,
+        max_text_chars=settings.limits.max_text_chars,
+    )
+
+
+def _add_ids(ids: SeenIds, path: Path, shown: str, settings: CorpusSettings, drafter: Drafter) -> None:
+    """Add the ids of all items that a later file names; those of lines to be rejected do no harm."""
+    with open_records(path) as handle:
+        records = _open_round(handle, path, shown, settings)
+        for _, record in records:
+            if type(record) is dict:
+                with suppress(Rejected):
+                    ids.add(drafter.item_id(record, records.header is not None))
 
 
 def _read_round(
@@ -233,16 +269,8 @@ def _read_round(
     first: bool,
 ) -> Iterator[Draft | Reject]:
     """Yield what each line of a file says, once `accept` has taken it, or why it was refused."""
-    kind = file_kind(path, settings.format)
     with open_records(path) as handle:
-        records = RecordFile(
-            handle,
-            tally.file,
-            kind,
-            delimiter=settings.delimiter,
-            quote_char=settings.quote_char,
-            max_text_chars=settings.limits.max_text_chars,
-        )
+        records = _open_round(handle, path, tally.file, settings)
         has_columns = records.header is not None
         if records.header is not None:
             drafter.check_header(records.header, tally.file, first)

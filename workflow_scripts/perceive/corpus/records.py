@@ -103,7 +103,7 @@ class RoundTally:
 
 @dataclass(slots=True)
 class TableTally:
-    """What was read of one rating table; accepted + rejected + blank == lines.
+    """What was read of one rating table; accepted + rejected + blank + left_out == lines.
 
     `unmatched` are the accepted rows whose item the annotations do not hold.
     """
@@ -114,6 +114,7 @@ class TableTally:
     rejected: int = 0
     blank: int = 0
     unmatched: int = 0
+    left_out: int = 0
 
 
 @dataclass(slots=True)

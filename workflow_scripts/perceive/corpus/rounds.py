@@ -77,7 +77,7 @@ def _merged_extra(extra: str | None, correction: str | None) -> str | None:
 
 
 class Rounds:
-    """The items of several files, each file a round; to be closed.
+    """The items that several files name, each file a round; to be closed.
 
     Parameters
     ----------
@@ -114,35 +114,34 @@ class Rounds:
         item_id = line.item_id
         found = self._execute("SELECT round, draft FROM items WHERE item_id = ?", [item_id]).fetchone()
         if found is None:
-            self._check_new(line)
+            if line.withdrawn:
+                raise unknown_item()
+            self._drafter.needed(line, _NEW if number else "")
             self._execute("INSERT INTO items VALUES (?, ?, ?)", [item_id, number, _dump(line)])
             tally.new += 1
             return
         round_before, stored = found
         if round_before == number:
             raise duplicate(line)
-        draft: Draft | None = None
         if line.withdrawn:
             counter = "unchanged" if stored is None else "withdrawn"
+            stored = None
         elif stored is None:
             self._drafter.needed(line, _BACK)
-            draft, counter = line, "restored"
+            counter = "restored"
+            stored = _dump(line)
         else:
             before = self._load(item_id, stored)
             draft = merge(before, line)
-            changed = self._content(draft) != self._content(before)
-            counter = "corrected" if changed else "unchanged"
-            tally.moved += self._drafter.needed(draft)[0] != self._drafter.needed(before)[0]
+            counter = "unchanged"
+            if draft != before:
+                now, then = self._content(draft), self._content(before)
+                if now != then:
+                    counter = "corrected"
+                    tally.moved += now[0][0] != then[0][0]
+                stored = _dump(draft)
         setattr(tally, counter, getattr(tally, counter) + 1)
-        self._execute(
-            "UPDATE items SET round = ?, draft = ? WHERE item_id = ?",
-            [number, None if draft is None else _dump(draft), item_id],
-        )
-
-    def _check_new(self, line: Draft) -> None:
-        if line.withdrawn:
-            raise unknown_item()
-        self._drafter.needed(line, _NEW)
+        self._execute("UPDATE items SET round = ?, draft = ? WHERE item_id = ?", [number, stored, item_id])
 
     def _content(self, draft: Draft) -> tuple[Any, ...]:
         return self._drafter.needed(draft), self._drafter.names(draft), draft.extra, draft.ratings

@@ -114,6 +114,16 @@ class RatingTable(_Section):
         min_length=1,
         description="Column and scale of each label; a column of null carries the variable's name.",
     )
+    leave_out: dict[str, str] = Field(
+        default_factory=dict,
+        description="Rows in which all these columns have these values are no ratings, as those that a "
+        'publisher discarded: {V: "1", A: "1"}. They are counted. Empty: every row is a rating.',
+    )
+
+    @field_validator("leave_out", mode="before")
+    @classmethod
+    def _yaml_numbers_are_texts(cls, value: Any) -> Any:
+        return {str(k): str(v) for k, v in value.items()} if isinstance(value, dict) else value
 
 
 class AggregationSettings(_Section):
@@ -309,4 +319,6 @@ class CorpusSettings(_Section):
     def _one_source_of_time(self) -> CorpusSettings:
         if self.order is not None and self.columns.timestamp is not None:
             raise ValueError("give either columns.timestamp or order, not both")
+        if self.order is not None and "timestamp" in self.constants:
+            raise ValueError("give either constants.timestamp or order, not both")
         return self

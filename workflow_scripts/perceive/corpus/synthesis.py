@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import math
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from itertools import combinations
 from typing import Any
 
@@ -75,9 +75,11 @@ class _Hierarchy:
         self.pairs: dict[tuple[str, str], Counter[tuple[str, str]]] = {}
 
     def add(self, item_id: str, truth: str, ratings: list[tuple[str, str]]) -> None:
-        paths = [tuple(path.split("/")) for _, path in ratings]
-        arguments = (paths, item_id)[: plurality_path.__code__.co_argcount]  # TODO
-        label = [part for part in plurality_path(*arguments) if part is not None]
+        paths: list[tuple[str, str | None, str | None]] = []
+        for _, path in ratings:
+            core, nuance, micro = path.split("/")
+            paths.append((core, nuance, micro))
+        label = [part for part in plurality_path(paths, item_id) if part is not None]
         true, said = "", ""
         for level, part in enumerate(truth.split("/")):
             true = f"{true}/{part}" if level else part

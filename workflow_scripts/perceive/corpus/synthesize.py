@@ -3,7 +3,7 @@
 Each owner has a mood around an own baseline (a first-order autoregression in time), an own openness, own ways
 to hide or to mock what is felt, and an own way of writing. An item is an event of a category; mood, category
 and risk decide which emotion of the taxonomy it invokes. What is expressed is mostly the same, but it may be
-a shade of it, a mask (all is well, they say), sarcasm (praise of what is resented), or anger in place of hurt.
+a shade of it, a mask (all is well, they say), sarcasm (praise of what is resented), or anger instead of hurt.
 The text is composed of clauses that are rated near this state: the event, cues of the invoked emotion, claims
 of the expressed one (with intensifiers, diminishers, negation), the mood of late, stances of openness,
 punctuation, emoji. So what a label says can be read in the text and the timeline, though not from any single
@@ -19,7 +19,6 @@ machine.
 
 from __future__ import annotations
 
-import json
 import math
 import random
 import re
@@ -27,7 +26,7 @@ import zlib
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta, timezone
-from typing import Any, Final
+from typing import Any
 
 from perceive.corpus.composition import (
     CATEGORIES,
@@ -47,7 +46,7 @@ from perceive.corpus.phrases import (
     load_phrasebook,
 )
 from perceive.corpus.raters import Raters, normal, sum_in_order
-from perceive.variables import CORES, SCALES
+from perceive.variables import CORES
 
 Record = dict[str, Any]
 Truth = dict[str, Any]
@@ -89,7 +88,7 @@ _ENERGY_SHIFT = {"profanity": 0.3, "abuse": 0.3, "sociopathic": -0.5, "suicide_i
 _OATHS = {"profanity": 0.5, "sarcasm": 0.05, "sociopathic": 0.03}
 _RISK_SHIFT = {"LOW": 0.3, "MEDIUM": -0.45, "HIGH": 0.0}
 # How much a clause counts in what a text says of valence and arousal.
-_SAYS = {"event": 1.2, "detail": 0.8, "cue": 0.5, "frame": 0.7, "body": 0.8}
+_SAYS = {"event": 1.2, "detail": 0.8, "cue": 0.5, "frame": 0.7, "body": 0.8, "mood": 0.8}
 _ZONES = {"en": (-480, -300, -300, 0, 0, 60, 330, 330), "hinglish": (330,)}  # minutes east of UTC
 _DEVICES = ("android", "android", "android", "ios", "ios", "web")
 _PRONOUNS = {
@@ -149,7 +148,12 @@ def scaled(total: int, owners: int | None = None) -> dict[str, Any]:
 
 
 def raters(
-    *, seed: int = 137, annotators: int = 3, noise: float = 1.0, phrasebook: Phrasebook | None = None, **_: Any
+    *,
+    seed: int = 137,
+    annotators: int = 3,
+    noise: float = 1.0,
+    phrasebook: Phrasebook | None = None,
+    **_: Any,
 ) -> Raters:
     """The annotators of the corpus that `simulate` yields with the same arguments."""
     return Raters(seed, annotators, noise, (phrasebook or load_phrasebook()).emotions)
@@ -273,17 +277,17 @@ def _cells(
     lower = {f"{name}/{lang}": n for (name, lang), n in counts.items() if name not in HIGH_RISK}
     if not 0 <= medium_risk_items <= sum(lower.values()):
         raise ValueError(
-            f"medium_risk_items must lie in 0..{sum(lower.values())} (the items of the categories without high "
-            f"risk), not {medium_risk_items}"
+            f"medium_risk_items must lie in 0..{sum(lower.values())} (the items of the categories without "
+            f"high risk), not {medium_risk_items}"
         )
     medium = scale_counts(medium_risk_items, lower)
     cells: dict[Cell, int] = {}
-    for (name, lang), count in counts.items():
+    for (name, lang), total in counts.items():
         if name in HIGH_RISK:
-            cells[name, lang, "HIGH"] = count
+            cells[name, lang, "HIGH"] = total
         else:
             cells[name, lang, "MEDIUM"] = medium[f"{name}/{lang}"]
-            cells[name, lang, "LOW"] = count - medium[f"{name}/{lang}"]
+            cells[name, lang, "LOW"] = total - medium[f"{name}/{lang}"]
     return cells
 
 
@@ -333,9 +337,9 @@ def _records(
             weights = [count * weight for count, weight in zip(left, liking, strict=True)]
             mark = plan() * sum_in_order(weights)
             chosen = -1
-            for cell, weight in enumerate(weights):
+            for position, weight in enumerate(weights):
                 if weight > 0:
-                    chosen = cell
+                    chosen = position
                     mark -= weight
                     if mark < 0:
                         break
@@ -348,17 +352,20 @@ def _records(
             text, state = owner.write(cell, second, start, seen)
             item_id = f"syn-{number:07d}"
             truth = {"item_id": item_id, "owner_id": owner_id, "timestamp": epoch + second, **state}
-            yield {
-                "item_id": item_id,
-                "owner_id": owner_id,
-                "text": text,
-                "timestamp": _timestamp(start, second, owner.zone),
-                "language": cell[1],
-                "category": cell[0],
-                "risk_level": cell[2],
-                "device": owner.device(uniform),
-                "annotations": raters.rate(rating, truth),
-            }, truth
+            yield (
+                {
+                    "item_id": item_id,
+                    "owner_id": owner_id,
+                    "text": text,
+                    "timestamp": _timestamp(start, second, owner.zone),
+                    "language": cell[1],
+                    "category": cell[0],
+                    "risk_level": cell[2],
+                    "device": owner.device(uniform),
+                    "annotations": raters.rate(rating, truth),
+                },
+                truth,
+            )
 
 
 def _moments(uniform: Callable[[], float], size: int, days: int, owner: _Owner) -> list[int]:
@@ -428,7 +435,7 @@ class _Feelings:
 
 @dataclass(slots=True)
 class _State:
-    """One item before it is written. Valence and arousal are on the phrases' scale, wider than the labels'."""
+    """One item before it is written; valence and arousal on the phrases' scale, wider than the labels'."""
 
     category: str
     language: str
@@ -449,13 +456,13 @@ class _Draft:
     """Clauses of a text with the ratings of what they say."""
 
     filled: dict[str, str]
-    topics: list[str] = field(default_factory=list)
+    topics: list[object] = field(default_factory=list)
     words: int = 0
     valence: float = 0.0
     arousal: float = 0.0
     weight: float = 0.0
     openness: float = 0.0
-    stances: int = 0
+    stances: float = 0.0
     departure: float | None = None
     claim: float = 1.0  # the factor of the modifier of the claim
 
@@ -571,8 +578,8 @@ class _Owner:
             arousal = self._feelings.mean[core][1]
             weighed.append(weight * self._temper[core] * _clip(1 + 2.5 * drive * (arousal - 0.5), 0.15, 2.0))
         mark = self._uniform() * sum_in_order(weighed)
-        for core, weight in zip(cores, weighed, strict=True):
-            mark -= weight
+        for core, share in zip(cores, weighed, strict=True):
+            mark -= share
             if mark < 0:
                 return core
         return cores[-1]
@@ -624,6 +631,7 @@ class _Owner:
         waking = _blend(state.arousal, draft.arousal, draft.weight, 0.5)
         if state.mode in ("mask", "sarcasm"):
             feeling += 0.15 * (state.expressed.valence - feeling)  # a surface is not lost on a reader
+            waking += 0.2 * (state.expressed.arousal - waking)
         valence, arousal = _label_valence(feeling), _label_arousal(waking)
         if draft.stances:
             willingness = 0.4 * state.willingness + 0.6 * draft.openness / draft.stances
@@ -631,7 +639,7 @@ class _Owner:
             willingness = 0.55 * state.willingness + 0.45 * min(0.4 + 0.003 * draft.words, 0.55)
         departure = self._departure(valence, arousal)
         if draft.departure is not None:
-            departure = 0.65 * departure + 0.35 * draft.departure
+            departure = 0.55 * departure + 0.45 * draft.departure
         agreement = self._agreement(state, draft)
         candour = agreement if self._candour is None else self._candour
         congruence = 0.8 * agreement + 0.2 * candour
@@ -682,12 +690,13 @@ class _Owner:
     def _short(self, state: _State, draft: _Draft, voice: Voice) -> list[str]:
         uniform = self._uniform
         draw = uniform()
+        kinds: tuple[str, ...]
         if state.mode == "sarcasm" and draw < 0.5:
             kinds = ("claim", "event", "body", "stance")
         elif draw < 0.7:
-            kinds = ("claim", "body", "stance", "cue", "event")
+            kinds = ("claim", "body", "stance", "departure", "cue", "event")
         else:
-            kinds = ("claim", "cue", "body", "stance", "departure")
+            kinds = ("claim", "cue", "body", "departure", "stance")
         clauses = []
         for kind in kinds:
             clause = self._clause(kind, state, draft, voice, room=14 - draft.words)
@@ -701,12 +710,12 @@ class _Owner:
         uniform = self._uniform
         draw = uniform()
         first = ["cue", "claim"] if draw < 0.6 else ["claim", "cue"]
-        if uniform() < 0.5:
+        if uniform() < 0.4:
             first.insert(1, "cue")
         kinds = [*first, "event"] if draw < 0.3 else ["event", *first]
         if state.mode in ("mask", "sarcasm"):
             kinds.append("body")
-            if uniform() < 0.4:
+            if uniform() < 0.65:
                 kinds.append("claim")
             if uniform() < (0.7 if state.mode == "mask" else 0.5):
                 kinds.append("reveal")
@@ -718,9 +727,9 @@ class _Owner:
                 kinds.append("claim")
             elif draw < 0.55 and state.invoked.core not in _POSITIVE:
                 kinds.append("denial")
-        if uniform() < 0.35:
+        if uniform() < 0.5:
             kinds.insert(0 if uniform() < 0.4 else len(kinds), "mood")
-        if uniform() < 0.35:
+        if uniform() < 0.62:
             kinds.append("departure")
         if uniform() < 0.06:
             kinds.insert(0, "context")
@@ -730,7 +739,8 @@ class _Owner:
         if draw < 0.25:
             kinds.insert(0 if draw < 0.15 else len(kinds) - 1, "stance")
         if least:
-            kinds += ["detail", "body", "cue", "detail", "context", "body", "detail", "mood", "stance", "body"]
+            kinds += ["detail", "body", "cue", "detail", "context"]
+            kinds += ["body", "detail", "mood", "stance", "body"]
         clauses = []
         for place, kind in enumerate(kinds):
             if least and place > 6 and draft.words >= least:
@@ -753,6 +763,7 @@ class _Owner:
             return self._reveal(state, draft, voice, room)
         weight = _SAYS.get(kind, 0.0)
         valence, arousal = state.invoked.valence, state.invoked.arousal
+        topic: object
         if kind == "cue":
             cues = voice.cues[state.invoked.nuance_path]
             parts = topic = cues[int(uniform() * len(cues))]
@@ -780,7 +791,7 @@ class _Owner:
         draft.topics.append(topic)
         draft.words += words
         draft.valence += weight * valence
-        draft.arousal += weight * arousal
+        draft.arousal += weight * (state.arousal if kind == "mood" else arousal)
         draft.weight += weight
         if kind == "stance":
             draft.openness += phrase.level
@@ -802,9 +813,9 @@ class _Owner:
             return ""
         draft.topics.append(word)
         kind, factor = "frame", 1.0
-        if mode == "mask" and uniform() < 0.95:
+        if mode == "mask" and (draft.words == 0 or uniform() < 0.95):
             kind = "mask"
-        elif mode == "sarcasm" and uniform() < 0.9:
+        elif mode == "sarcasm" and (draft.words == 0 or uniform() < 0.92):
             kind = "irony"
         else:
             wanted = state.strength
@@ -868,11 +879,11 @@ class _Owner:
             clauses = [said, *clauses] if uniform() < 0.5 else [*clauses, said]
         clauses = [self._spell(clause, language) for clause in clauses]
 
-        loud = uniform() < 3 * (arousal - 0.55)
+        loud = uniform() < 4 * (arousal - 0.52)
         end = "."
         if loud:
             end = "!!" if arousal > 0.72 and uniform() < 0.5 else "!"
-        elif uniform() < 3 * (0.42 - arousal):
+        elif uniform() < 4 * (0.44 - arousal):
             end = "..."
         conjunction = " and " if language == "en" else " aur "
         out = [clauses[0]]
@@ -881,7 +892,7 @@ class _Owner:
             draw = uniform()
             if draw < 0.35 + 0.5 * self._tidy:
                 out.append(
-                    (end if loud and uniform() < 0.4 else "...") + " "
+                    (end if loud and uniform() < 0.7 else "...") + " "
                     if end != "." and uniform() < 0.5
                     else ". "
                 )
@@ -949,7 +960,7 @@ _OPPOSITE = {
 
 
 def _label_valence(feeling: float) -> float:
-    return 0.45 + 0.63 * (feeling - 0.43)
+    return 0.45 + 0.65 * (feeling - 0.43)
 
 
 def _label_arousal(waking: float) -> float:
