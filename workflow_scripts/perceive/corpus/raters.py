@@ -21,7 +21,7 @@ NOISE: Final[Mapping[str, float]] = {
     "valence": 0.083,
     "arousal": 0.088,
     "willingness": 0.077,
-    "congruence": 0.090,
+    "congruence": 0.087,
     "comparator": 0.084,
 }
 #: Standard deviation of the annotators' biases, and how often they misread a level, at noise 1.

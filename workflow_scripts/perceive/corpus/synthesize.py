@@ -623,7 +623,7 @@ class _Owner:
     def _departure(self, valence: float, arousal: float) -> float:
         """Distance of a state from the owner's usual one, on 0..1."""
         from_valence, from_arousal = valence - self._usual[0], arousal - self._usual[1]
-        return 0.04 + 2.1 * math.sqrt(from_valence * from_valence + 0.4 * from_arousal * from_arousal)
+        return 0.03 + 2.25 * math.sqrt(from_valence * from_valence + 0.4 * from_arousal * from_arousal)
 
     def _truth(self, state: _State, draft: _Draft) -> dict[str, Any]:
         """The true labels. What has been put into words counts: a reader rates the text and the timeline."""
@@ -639,7 +639,7 @@ class _Owner:
             willingness = 0.55 * state.willingness + 0.45 * min(0.4 + 0.003 * draft.words, 0.55)
         departure = self._departure(valence, arousal)
         if draft.departure is not None:
-            departure = 0.55 * departure + 0.45 * draft.departure
+            departure = 0.5 * departure + 0.5 * draft.departure
         agreement = self._agreement(state, draft)
         candour = agreement if self._candour is None else self._candour
         congruence = 0.8 * agreement + 0.2 * candour
@@ -669,7 +669,7 @@ class _Owner:
             paths = 0.3 if (invoked.core in _POSITIVE) == (expressed.core in _POSITIVE) else 0.1
         shown = 0.5 + (expressed.valence - 0.5) * draft.claim
         apart = 0.8 * abs(shown - state.valence) + 0.4 * abs(expressed.arousal - state.arousal)
-        return 0.18 + 0.65 * (0.55 * paths + 0.45 * _clip(1 - 1.2 * apart, 0.0, 1.0))
+        return 0.2 + 0.62 * (0.55 * paths + 0.45 * _clip(1 - 1.2 * apart, 0.0, 1.0))
 
     # ---- the words
 
@@ -729,7 +729,7 @@ class _Owner:
                 kinds.append("denial")
         if uniform() < 0.5:
             kinds.insert(0 if uniform() < 0.4 else len(kinds), "mood")
-        if uniform() < 0.62:
+        if uniform() < 0.7:
             kinds.append("departure")
         if uniform() < 0.06:
             kinds.insert(0, "context")
@@ -960,7 +960,7 @@ _OPPOSITE = {
 
 
 def _label_valence(feeling: float) -> float:
-    return 0.45 + 0.65 * (feeling - 0.43)
+    return 0.45 + 0.635 * (feeling - 0.43)
 
 
 def _label_arousal(waking: float) -> float:
