@@ -202,7 +202,7 @@ class Corpus:
                 "split": split,
                 "fold": fold,
                 "reason": None,
-                "text_key": self.items["item_id"],
+                "barred_folds": np.int32(0),
             }
         )
 

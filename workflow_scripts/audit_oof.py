@@ -32,6 +32,8 @@ def main(snakemake: Snakemake) -> None:
         fold, part = Path(path).parts[-2:]
         if part == "train.parquet":
             read[f"projection/fold{fold}"] = read[f"tuning/fold{fold}"] = ids(path)
+        else:
+            read[f"tuning/held_out{fold}"] = ids(path)
     read["blend"] = set(split_items.loc[split_items["split"] == "train", "item_id"]) & set(labels["item_id"])
     report = audit_variable(
         variable,

@@ -26,7 +26,7 @@ def main(snakemake: Snakemake) -> None:
         held_boundary=split["boundary_in_ledger_before"],
         configured_boundary=settings["boundary"],
         embargo_days=settings["embargo_days"],
-        purged=pd.read_csv(snakemake.input.purged, dtype=str),
+        purged=pd.read_csv(snakemake.input.purged, dtype=str, keep_default_na=False),
         **settings["near_duplicates"],
     )
     timeline = audit_timeline(

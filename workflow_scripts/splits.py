@@ -31,7 +31,6 @@ def main(snakemake: Snakemake) -> None:
     assigned = split_items(
         items,
         owners,
-        salt=salt,
         boundary=boundary,
         embargo_days=settings["embargo_days"],
         **settings["near_duplicates"],

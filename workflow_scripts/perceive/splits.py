@@ -157,25 +157,26 @@ def stratify(profile: pd.DataFrame, min_size: int = 7) -> tuple[pd.Series, dict[
         owners' number.
     """
     columns = [column for column in profile.columns if column != "n_items"]
-    strata = pd.Series("", index=profile.index, dtype=object)
-    pending = pd.Series(True, index=profile.index)
+    values = [tuple(map(str, row)) for row in profile[columns].itertuples(index=False, name=None)]
+    names = [""] * len(profile)
+    merged: Counter[str] = Counter()
+    pending = list(range(len(profile)))
     for depth in range(len(columns), -1, -1):
-        names = pd.Series([""] * len(profile), index=profile.index, dtype=object)
-        for position, column in enumerate(columns):
-            part = profile[column].astype(str) if position < depth else "*"
-            names = names + ("|" if position else "") + part
-        sizes = names[pending].value_counts()
-        settled = pending & ((names.map(sizes) >= min_size) | (depth == 0))
-        strata[settled] = names[settled]
-        pending &= ~settled
-    merged = strata[strata.str.contains("*", regex=False)].value_counts()
+        for row in pending:
+            names[row] = "|".join([*values[row][:depth], *["*"] * (len(columns) - depth)])
+        sizes = Counter(names[row] for row in pending)
+        settled = {name for name, size in sizes.items() if size >= min_size or depth == 0}
+        if depth < len(columns):
+            merged.update({name: sizes[name] for name in settled})
+        pending = [row for row in pending if names[row] not in settled]
+    strata = pd.Series(names, index=profile.index, dtype=object)
     report = {
         "columns": columns,
         "n_owners": len(profile),
         "n_strata": int(strata.nunique()),
         "min_size": min_size,
-        "n_merged_owners": int(merged.sum()),
-        "merged": {name: int(merged[name]) for name in sorted(merged.index)},
+        "n_merged_owners": merged.total(),
+        "merged": dict(sorted(merged.items())),
     }
     return strata, report
 
