@@ -215,6 +215,13 @@ def test_perfect_agreement_is_one():
     assert krippendorff_interval(value.astype(float), item) == 1.0
 
 
+def test_equal_means_of_items_have_no_icc():
+    value, item = np.array([1.0, 1.0, 3.0, 1.0, 2.0, 2.0]), np.array([0, 0, 0, 1, 1, 1])
+    for moved in (value, 10 * value + 1.1, value[::-1]):
+        with pytest.raises(NotComputableError, match="means do not differ"):
+            icc_one_way(moved, item)
+
+
 def test_equal_ratings_have_no_coefficient():
     value, item = flat([[1, 1], [1, 1], [1]])
     for coefficient in (icc_one_way, krippendorff_interval):

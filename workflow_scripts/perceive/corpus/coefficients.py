@@ -58,7 +58,8 @@ def icc_one_way(value: Array, item: Codes) -> tuple[float, float]:
     n0 = (len(value) - float((counts.astype(np.float64) ** 2).sum()) / len(value)) / (len(counts) - 1)
     if total <= _NO_VARIANCE * len(value):
         raise NotComputableError("all ratings are equal")
-    if between <= 0.0:
+    # Less is rounding: equal means would give a difference of either sign, and ICC(k) any number.
+    if between <= 1e-9 * total:
         raise NotComputableError("the items' means do not differ")
     return (between - within) / (between + (n0 - 1.0) * within), (between - within) / between
 
