@@ -10,7 +10,14 @@ import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
-from perceive.evaluation import METRIC_LABELS
+from perceive.evaluation import (
+    LEVEL_METRICS,
+    LOWER_IS_BETTER,
+    METRIC_LABELS,
+    PATH_METRICS,
+    lower_is_better,
+    metric_label,
+)
 from perceive.evaluation.gates import (
     ACCEPTANCE_COLUMNS,
     DEFAULT_GATES,
@@ -99,6 +106,100 @@ def test_slices_without_a_column_name():
 def test_parse_inverts_str(metric, op, threshold, part):
     gate = Gate("valence", metric, op, threshold, part)
     assert Gate.parse("valence", str(gate)) == gate
+
+
+level_names = st.text("abz019_ .-é'()", min_size=1, max_size=9).map(str.strip).filter(bool)
+
+
+@settings(deadline=None)
+@given(
+    st.sampled_from(["invoked", "expressed"]),
+    st.sampled_from(["blend_gain", *PATH_METRICS])
+    | st.builds("{}_{}".format, st.sampled_from(sorted(LEVEL_METRICS)), level_names),
+    st.sampled_from(["<=", ">="]),
+    st.floats(allow_nan=False, allow_infinity=False),
+    st.sampled_from([None, "category=self harm", "length_bucket=SHORT"]),
+)
+def test_any_level_of_a_hierarchy_may_have_gates(variable, metric, op, threshold, part):
+    gate = Gate(variable, metric, op, threshold, part)
+    assert Gate.parse(variable, str(gate)) == gate
+    assert gate.label.startswith(metric_label(metric))
+
+
+def test_labels_and_directions_of_the_metrics_of_a_level():
+    assert Gate.parse("invoked", "macro_f1_ekman >= .6").label == "macro-F1 (ekman) >= 0.6"
+    assert Gate.parse("invoked", "ece_fine grained[SHORT]<=.1").label == "ECE (fine grained) on SHORT <= 0.1"
+    assert Gate.parse("invoked", "exact_path >= .5").label == "exact path accuracy >= 0.5"
+    lower = {"log_loss", "brier", "ece", "mce", "classwise_ece"}
+    assert {name for name in LEVEL_METRICS if lower_is_better(f"{name}_core")} == lower
+    assert {name for name in METRIC_LABELS if lower_is_better(name)} == LOWER_IS_BETTER & METRIC_LABELS.keys()
+    assert not any(map(lower_is_better, PATH_METRICS))
+    assert best_of({"a": 0.2, "b": 0.1}, "log_loss_micro") == best_of({"a": 0.2, "b": 0.1}, "ece_a_b") == "b"
+    assert best_of({"a": 0.2, "b": 0.1}, "macro_f1_core") == "a"
+
+
+@pytest.mark.parametrize(
+    ("variable", "text", "message"),
+    [
+        ("invoked", "rmse <= 0.1", "allowed: blend_gain, hierarchical_precision.*of each level.*: macro_f1"),
+        ("invoked", "macro_f1 >= 0.5", "unknown metric"),
+        ("invoked", "macro_f1_ >= 0.5", "unknown metric"),
+        ("invoked", "core >= 0.5", "unknown metric"),
+        ("invoked", "f1_core >= 0.5", "unknown metric"),
+        ("expressed", "macro_f1_core[LONG >= 0.5", "METRIC <= NUMBER"),
+        ("valence", "macro_f1_core >= 0.5", "allowed: rmse"),
+        ("valence", "hierarchical_f1 >= 0.5", "allowed: rmse"),
+    ],
+)
+def test_each_kind_has_its_own_metrics(variable, text, message):
+    with pytest.raises(ValueError, match=message):
+        Gate.parse(variable, text)
+
+
+@pytest.mark.parametrize("level", ["core ", "core\n", "a[b", "a>=b", "a]"])
+def test_a_level_that_no_line_could_name_has_no_gates(level):
+    with pytest.raises(ValueError, match="unknown metric"):
+        Gate("invoked", f"macro_f1_{level}", ">=", 0.5)
+
+
+def a_hierarchy(**changes):
+    """A stored evaluation of a hierarchy of the levels sentiment and ekman."""
+    metrics = {"macro_f1_sentiment": numbers(0.7, 0.68, 0.72), "log_loss_ekman": numbers(0.5, 0.4, 0.6)}
+    baselines = {
+        "majority": {"macro_f1_sentiment": numbers(0.2, 0.1, 0.3), "log_loss_ekman": numbers(1.5, 1.4, 1.6)},
+        "lexicon": {"macro_f1_sentiment": numbers(0.3, 0.2, 0.4), "log_loss_ekman": numbers(1.9, 1.8, 2.0)},
+    }
+    return {
+        "variable": "invoked",
+        "kind": "hierarchy",
+        "n": 100,
+        "owners": 40,
+        "observed": {"sentiment": {"n": 100}, "ekman": {"n": 90}},
+        "metrics": {"calibrated": metrics, "raw": {}},
+        "slices": {},
+        "baselines": baselines,
+    } | changes
+
+
+def test_gates_on_the_levels_of_another_taxonomy():
+    lines = [
+        "macro_f1_sentiment >= 0.65",
+        "log_loss_ekman <= 0.3",
+        "macro_f1_core >= 0.75",
+        "ece_ekman <= 1",
+        "macro_f1_core[SHORT] >= 0.5",
+        "macro_f1_ekman[SHORT] >= 0.5",
+    ]
+    gates = gates_from_config({"invoked": lines})
+    sentiment, ekman, core, ece, short_core, short = judge_result(a_hierarchy(), gates["invoked"])
+    assert (sentiment["verdict"], sentiment["baseline"], sentiment["note"]) == ("pass", "lexicon", None)
+    # Of losses the smaller one is the better baseline.
+    assert (ekman["verdict"], ekman["baseline"], ekman["note"]) == ("fail", "majority", None)
+    lacking = "not measured: the taxonomy has no level 'core' (it has sentiment, ekman)"
+    assert (core["verdict"], core["value"], core["note"]) == ("undecided", None, lacking)
+    assert short_core["note"] == lacking
+    assert ece["note"] == "not measured (n=100, owners=40)" and short["note"] == "no rows (n=0)"
+    assert lacking in summary_text(acceptance_table({"invoked": a_hierarchy()}, gates))
 
 
 @pytest.mark.parametrize(
@@ -238,7 +339,8 @@ def test_summary():
 def test_the_import_is_light():
     """The configuration imports the gates on every parse of the workflow."""
     code = (
-        "import sys, perceive.evaluation.gates as g; print({'pandas', 'scipy', 'sklearn'} & set(sys.modules))"
+        "import sys, perceive.evaluation.gates as g; "
+        "print({'numpy', 'pandas', 'scipy', 'sklearn'} & set(sys.modules))"
     )
     done = subprocess.run(
         [sys.executable, "-c", code],

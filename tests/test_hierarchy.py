@@ -15,7 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn import metrics as sk
 
-from perceive.evaluation import hierarchy
+from perceive.evaluation import LEVEL_METRICS, PATH_METRICS, hierarchy, level_metric, metric_label
 from perceive.evaluation.bootstrap import OwnerBootstrap
 from perceive.evaluation.gates import ACCEPTANCE_COLUMNS, Gate, acceptance_table
 from perceive.evaluation.hierarchy import (
@@ -33,7 +33,6 @@ from perceive.evaluation.hierarchy import (
     lexicon_answers,
     lexicon_available,
     majority_probabilities,
-    metric_label,
     parents,
     path_metrics,
     replicates,
@@ -331,9 +330,17 @@ def test_every_metric_has_a_label():
     names = list(path_metrics(PathScores(encode(paths, EMOTIONS), EMOTIONS, p)))
     labels = [metric_label(name) for name in names]
     assert len(set(labels)) == len(names)
+    # So all of them may have gates, and there are no others.
+    assert all(
+        Gate("invoked", name, ">=", 0.5).label == f"{label} >= 0.5"
+        for name, label in zip(names, labels, strict=True)
+    )
+    assert {level_metric(name)[0] for name in names if level_metric(name)} == set(LEVEL_METRICS)
+    assert {name for name in names if not level_metric(name)} == set(PATH_METRICS)
     assert metric_label("macro_f1_core") == "macro-F1 (core)" and metric_label("ece_a_b") == "ECE (a_b)"
     assert metric_label("classwise_ece_core") == "classwise ECE (core)"
-    for unknown in ("rmse", "macro_f1", "core"):
+    assert metric_label("rmse") == "RMSE"
+    for unknown in ("rsme", "macro_f1", "core"):
         with pytest.raises(ValueError, match=unknown):
             metric_label(unknown)
 
@@ -684,7 +691,7 @@ def test_taxonomies_of_other_depths_and_names_work_unchanged(depth):
     assert (
         gate["metric"] == "macro_f1_core"
         and gate["verdict"] == "undecided"
-        and "not measured" in gate["note"]
+        and "not measured: the taxonomy has no level 'core' (it has sentiment" in gate["note"]
     )
 
 

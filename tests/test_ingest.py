@@ -336,6 +336,59 @@ def test_real_corpora(tmp_path, monkeypatch, name, count, owners):
             assert group.is_monotonic_increasing
 
 
+def test_labels_without_a_common_ancestor_are_counted(tmp_path):
+    rows = records(20)
+    for number, row in enumerate(rows):
+        row["perception_labels"] = {"invoked": "Sad,Happy" if number % 5 == 0 else "Sad/Lonely,Sad/Hurt"}
+    wanted = write(tmp_path, rows, labels={"invoked": {"separator": ","}})
+    report = ingest_summary(wanted, tmp_path, tmp_path / "s.json")
+    assert report["items"] == report["accepted"] == 20
+    assert report["labels"]["invoked"] == {
+        "items": 16, "ratings": 16, "core": {"Sad": 16}, "no_common_ancestor": 4,
+    }  # fmt: skip
+    assert report["labels"]["valence"] == report["labels"]["expressed"] == {"items": 0}
+    assert any("4 items" in warning and "invoked" in warning for warning in report["warnings"])
+    assert ingest_items(wanted, tmp_path, tmp_path / "i.parquet") == 20
+    assert ingest_labels(wanted, tmp_path, "invoked", tmp_path / "l.parquet") == 16
+    ratings, items, labels = rating_frames(wanted, tmp_path, "invoked")
+    assert len(ratings) == len(items) == len(labels) == 16 and labels["nuance"].isna().all()
+
+
+def test_goemotions_is_read_by_its_configuration_alone(tmp_path, monkeypatch):
+    folder = DATA / "goemotions"
+    if not folder.is_dir():
+        pytest.skip(f"the corpus goemotions is not at {DATA} (set PERCEIVE_DATA)")
+    monkeypatch.setenv("PERCEIVE_DATA", str(DATA.resolve()))
+    text = (REPOSITORY / "config/corpora/goemotions.yaml").read_text()
+    wanted = CorpusSettings(**yaml.safe_load(text)["corpus"])
+    report = ingest_summary(wanted, REPOSITORY, tmp_path / "s.json")
+    ingest_items(wanted, REPOSITORY, tmp_path / "i.parquet")
+    ingest_labels(wanted, REPOSITORY, "expressed", tmp_path / "e.parquet")
+    items = pd.read_parquet(tmp_path / "i.parquet").set_index("item_id").sort_index()
+    assert (report["accepted"], report["rejected"], report["owners"]) == (48_836, 0, 48_836)
+    # Against an independent parser, and the levels as published.
+    parts = {
+        split: pd.read_csv(folder / f"{name}.tsv", sep="\t", header=None, dtype=str, keep_default_na=False)
+        for name, split in (("train", "train"), ("dev", "test"))
+    }
+    raw = pd.concat([part.assign(split=split) for split, part in parts.items()]).set_index(2).sort_index()
+    assert items.index.tolist() == raw.index.tolist() == items["owner_id"].tolist()
+    assert items["text"].tolist() == raw[0].tolist() and items["split"].tolist() == raw["split"].tolist()
+    fine = (folder / "labels.txt").read_text().split()
+    levels = [json.loads((folder / f"{name}_mapping.json").read_text()) for name in ("sentiment", "ekman")]
+    above = [{name: group for group, names in level.items() for name in names} for level in levels]
+    expected = {}
+    for item_id, numbers in raw[1].items():
+        emotions = {fine[int(number)] for number in numbers.split(",")}
+        groups = [{of.get(emotion, emotion) for emotion in emotions} for of in above] + [emotions]
+        path = [next(iter(group)) if len(group) == 1 else None for group in groups]
+        if path[0]:
+            expected[item_id] = path
+    labels = pd.read_parquet(tmp_path / "e.parquet").set_index("item_id")
+    assert labels[["core", "nuance", "micro"]].replace({float("nan"): None}).T.to_dict("list") == expected
+    assert len(expected) == 45_036 and report["labels"]["expressed"]["no_common_ancestor"] == 3_800
+
+
 # --------------------------------------------------------------------------- fuzzing
 
 ODD: tuple[Any, ...] = (

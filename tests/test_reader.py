@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import csv
+import io
 import json
 import math
 import os
@@ -9,7 +11,9 @@ import random
 import subprocess
 import sys
 import tracemalloc
+from collections.abc import Sequence
 from datetime import UTC, datetime
+from itertools import takewhile
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +22,7 @@ import yaml
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from perceive.corpus.aggregate import ROOT, common_ancestor
 from perceive.corpus.reader import (
     CorpusError,
     Item,
@@ -32,7 +37,7 @@ from perceive.corpus.reader import (
 )
 from perceive.corpus.records import expand
 from perceive.corpus.settings import CorpusSettings
-from perceive.corpus.values import clean_text, parse_timestamp
+from perceive.corpus.values import MAX_CACHED, MAX_ID_CHARS, LabelParser, clean_text, parse_timestamp
 from perceive.variables import VARIABLES
 
 REPOSITORY = Path(__file__).resolve().parents[1]
@@ -460,7 +465,7 @@ def test_csv(tmp_path, newline, bom):
     assert tally.blank == 2 and tally.lines == 6 and tally.naive_timestamps == 2
 
 
-@pytest.mark.parametrize("cell", ["nan", "inf", "1_0", "high", "0.99", "5.01", "-3", "1,5"])
+@pytest.mark.parametrize("cell", ["nan", "inf", "1_0", "0_3", "high", "0.99", "5.01", "-3", "1,5"])
 def test_csv_labels_are_numbers_on_their_scale(tmp_path, cell):
     _, [reject], _ = read(tmp_path, HEADER + f'1,o,t,2025-01-01,"{cell}",,\n', "a.csv", **CSV)
     assert reject.field == "valence" and ("from 1 to 5" in reject.reason or "NaN" in reject.reason)
@@ -498,6 +503,307 @@ def test_tsv_without_quoting(tmp_path):
     content = 'owner_id\ttext\ttimestamp\no\t"she said\t1740825000\n'
     [item], [], _ = read(tmp_path, content, "a.tsv", quote_char=None)
     assert item.text == '"she said'
+
+
+# --------------------------------------------------------------------------- files without a header
+
+HEADERLESS = {
+    "header": ["body", " who ", "at"],
+    "columns": {"owner_id": "who", "text": "body", "timestamp": "at"},
+}
+
+
+def test_a_file_without_a_header(tmp_path):
+    rows = f"one\to1\t2025-01-01\n\n{SECRET}\to2\ntwo\to1\t2025-01-02\tmore\nthree\to3\t2025-01-03\n"
+    for bom in ("", "\ufeff"):
+        items, rejects, tally = read(tmp_path, bom + rows, "a.tsv", **HEADERLESS)
+        assert [(item.text, item.owner_id, item.extra) for item in items] == [
+            ("one", "o1", None),
+            ("three", "o3", None),
+        ]
+        assert [(r.line, r.field, r.reason) for r in rejects] == [
+            (number, "line", "not 3 fields as in corpus.header") for number in (3, 4)
+        ]
+        assert (tally.lines, tally.blank) == (5, 1)
+    # A line that cannot be read is one like any other, the first one too.
+    _, [reject], _ = read(tmp_path, b"on\xff\to1\t2025-01-01\n", "a.tsv", **HEADERLESS)
+    assert (reject.line, reject.reason) == (1, "not valid UTF-8")
+    assert read(tmp_path, "", "a.tsv", **HEADERLESS)[2].lines == 0
+
+
+@pytest.mark.parametrize("kind", ["csv", "tsv"])
+@given(st.lists(st.tuples(*[st.text('ab ",\t\n', min_size=1, max_size=5).map("x{}".format)] * 2), max_size=5))
+@fuzz
+def test_columns_that_the_configuration_names_are_those_that_a_header_names(tmp_path, kind, rows):
+    def written(*lines: Sequence[str]) -> str:
+        text = io.StringIO()
+        csv.writer(text, delimiter="\t" if kind == "tsv" else ",", lineterminator="\n").writerows(lines)
+        return text.getvalue()
+
+    lines = [(str(number), *row) for number, row in enumerate(rows)]
+    header = ["item_id", "text", "note"]
+    constants = {"owner_id": "o", "timestamp": "2025-01-01"}
+    within = read(tmp_path, written(header, *lines), f"a.{kind}", constants=constants)
+    apart = read(tmp_path, written(*lines), f"a.{kind}", constants=constants, header=header)
+    assert within == apart and len(within[0]) == len(rows)
+
+
+def test_a_header_is_not_read_as_a_record(tmp_path):
+    with pytest.raises(CorpusError, match=r"a\.tsv, line 1: .* remove corpus\.header"):
+        read(tmp_path, "body\twho \tat\none\to1\t2025-01-01\n", "a.tsv", **HEADERLESS)
+    with pytest.raises(CorpusError, match=r"no column body .it has text, who, at.*corpus\.header"):
+        read(tmp_path, "one\to1\t2025-01-01\n", "a.tsv", **{**HEADERLESS, "header": ["text", "who", "at"]})
+    # JSON objects name their keys themselves.
+    [item], [], _ = read(tmp_path, line(), header=["text"])
+    assert item.item_id == "i1"
+
+
+# --------------------------------------------------------------------------- labels in a corpus's own words
+
+OWN_WORDS = {"1": "Sad/Lonely/Isolated", "2": "Sad/Lonely/Excluded", "3": "Sad/Hurt", "4": "Happy"}
+ISOLATED = ("Sad", "Lonely", "Isolated")
+CODED = {"labels": {"invoked": {"column": "emotions", "values": OWN_WORDS, "separator": ","}}}
+
+
+def coded(cell: str) -> str:
+    return f'owner_id,text,timestamp,emotions\no,{SECRET},2025-01-01,"{cell}"\n'
+
+
+@pytest.mark.parametrize(
+    ("cell", "path"),
+    [
+        ("1", ISOLATED),
+        (" 1 ", ISOLATED),
+        ("1,1", ISOLATED),
+        ("1, 2", ("Sad", "Lonely", None)),
+        ("2,1", ("Sad", "Lonely", None)),
+        ("1,3", ("Sad", None, None)),
+        ("1,2,3", ("Sad", None, None)),
+        ("3,3", ("Sad", "Hurt", None)),
+        ("3,4", None),
+        ("1,2,4", None),
+        ("", None),
+    ],
+)
+def test_several_labels_are_their_deepest_common_ancestor(tmp_path, cell, path):
+    for name, content in (
+        ("a.csv", coded(cell)),
+        ("a.jsonl", line(perception_labels=..., emotions=cell)),
+        ("a.jsonl", line(perception_labels={"invoked": cell} if cell else {})),
+    ):
+        [item], [], tally = read(tmp_path, content, name, **CODED)
+        assert (item.labels["invoked"][0] if item.ratings else None) == path
+        assert tally.no_common_ancestor == ({"invoked": 1} if cell and path is None else {})
+
+
+@pytest.mark.parametrize(
+    "cell", ["5", "01", "1;2", "1,5", "1,", ",", "Sad", "Sad/Hurt", SECRET, f"1,{SECRET}", "1,2,"]
+)
+def test_a_value_that_is_not_translated_is_rejected(tmp_path, cell):
+    _, [reject], _ = read(tmp_path, coded(cell), "a.csv", **CODED)
+    assert (reject.line, reject.field) == (2, "invoked") and SECRET not in reject.reason
+    assert reject.reason == "must be one of 1, 2, 3, 4, or several of them with ',' between"
+    several = [{"annotator_id": "a", "perception_labels": {"invoked": cell}}]
+    for labels, where in (
+        ({"perception_labels": {"invoked": cell}}, "perception_labels.invoked"),
+        ({"perception_labels": ..., "emotions": cell}, "emotions"),
+        ({"perception_labels": ..., "annotations": several}, "annotations[0].perception_labels.invoked"),
+    ):
+        _, [reject], _ = read(tmp_path, line(**labels), **CODED)
+        assert reject.field == where and reject.reason.startswith("must be one of 1, 2, 3, 4")
+
+
+@pytest.mark.parametrize(
+    ("value", "valid"), [(1, True), (5, False), (True, False), ([1], False), ({}, False)]
+)
+def test_numbers_of_json_are_translated_too(tmp_path, value, valid):
+    items, rejects, _ = read(tmp_path, line(perception_labels={"invoked": value}), **CODED)
+    assert [item.labels["invoked"][0] for item in items] == [ISOLATED] * valid
+    assert [reject.reason[:14] for reject in rejects] == ["must be one of"] * (not valid)
+
+
+def test_paths_may_stand_side_by_side_without_a_translation(tmp_path):
+    plain = {"labels": {"invoked": {"separator": " | "}}}
+    for cell, path in (
+        ("Sad/Lonely | Sad/Hurt", ("Sad", None, None)),
+        ("Sad / Lonely/Isolated", ISOLATED),
+        ({"core": "Sad"}, ("Sad", None, None)),
+    ):
+        [item], [], _ = read(tmp_path, line(perception_labels={"invoked": cell}), **plain)
+        assert item.labels["invoked"][0] == path
+    for cell, reason in (("Sad | Bored", "such core"), ("Sad |  | Sad", "non-empty"), (7, "must be a path")):
+        _, [reject], _ = read(tmp_path, line(perception_labels={"invoked": cell}), **plain)
+        assert reason in reject.reason
+    # Of the other hierarchy, which has no separator, and of scales, it changes nothing.
+    _, [reject], _ = read(tmp_path, line(perception_labels={"expressed": "Sad | Sad"}), **plain)
+    assert "no such core" in reject.reason
+
+
+def test_what_a_corpus_writes_fills_no_memory():
+    parser = LabelParser(CorpusSettings(**CODED).labels, None, "corpus.labels")
+    parser.cell("invoked", "1," * 1_000 + "1", "")
+    for number in range(2 * MAX_CACHED):
+        assert parser.cell("invoked", ",".join(f"{number:b}".translate({48: "1", 49: "2"})), "")[0] == "Sad"
+    known = parser._notations["invoked"].known
+    assert 0 < len(known) <= MAX_CACHED and max(map(len, known)) <= MAX_ID_CHARS
+
+
+def test_words_for_the_points_of_a_scale(tmp_path):
+    likert = {"column": "V", "min": 1, "max": 5, "values": {" no": 1, "1": 3, "yes": " 5 "}}
+    for cell, value in (("no", 0.0), (" 1", 0.5), ("yes", 1.0)):
+        [item], [], _ = read(tmp_path, HEADER + f"1,o,t,2025-01-01,{cell},,\n", "a.csv",
+                             **{**CSV, "labels": {**CSV["labels"], "valence": likert}})  # fmt: skip
+        assert item.labels["valence"][0] == value
+    several = [{"annotator_id": "a", "perception_labels": {"valence": value}} for value in ("yes", 0.5)]
+    labels = {"valence": {"values": {"yes": 1}}}
+    [item], [], _ = read(tmp_path, line(perception_labels=..., annotations=several[:1]), labels=labels)
+    assert item.ratings["valence"] == [("a", 1.0)]
+    _, [reject], _ = read(tmp_path, line(perception_labels=..., annotations=several[1:]), labels=labels)
+    assert reject.reason == "must be one of yes"
+
+
+def test_annotators_whose_labels_have_no_common_ancestor_do_not_count(tmp_path):
+    def rated(*cells: str) -> tuple[Item, Tally]:
+        several = [
+            {"annotator_id": f"r{n}", "perception_labels": {"invoked": c}} for n, c in enumerate(cells)
+        ]
+        [item], [], tally = read(tmp_path, line(perception_labels=..., annotations=several), **CODED)
+        return item, tally
+
+    item, tally = rated("1", "1,4", "1,2")
+    assert item.ratings["invoked"] == [("r0", ISOLATED), ("r2", ("Sad", "Lonely", None))]
+    assert item.labels["invoked"][1] == 2 and tally.no_common_ancestor == {}
+    item, tally = rated("1,4", "4,3")
+    assert item.ratings == {} and tally.no_common_ancestor == {"invoked": 1}
+
+
+def test_rating_tables_in_a_corpus_s_own_words(tmp_path):
+    (tmp_path / "r.csv").write_text('item_id,who,e\ni1,a,1\ni1,b,2\ni1,c,"1,4"\ni2,a,"4,1"\ni2,b,9\n')
+    table = {
+        "file": "r.csv",
+        "annotator": "who",
+        "labels": {"invoked": {**CODED["labels"]["invoked"], "column": "e"}},
+    }
+    content = "".join(
+        line(item_id=name, perception_labels=labels).decode()
+        for name, labels in (("i1", ...), ("i2", ...), ("i3", {"invoked": "Sad"}))
+    )
+    wanted = CorpusSettings(annotations=["a.jsonl"], ratings=[table])
+    (tmp_path / "a.jsonl").write_text(content)
+    tally = Tally()
+    reject, *items = read_annotations(wanted, tmp_path, tally)
+    assert (reject.file, reject.line, reject.field) == ("r.csv", 6, "e")
+    assert "must be one of 1, 2, 3, 4" in reject.reason
+    assert [list(item.ratings.get("invoked", [])) for item in items] == [
+        [("a", ISOLATED), ("b", ("Sad", "Lonely", "Excluded"))], [], [(None, ("Sad", None, None))],
+    ]  # fmt: skip
+    assert tally.no_common_ancestor == {"invoked": 1} and tally.ratings[0].accepted == 4
+
+
+@pytest.mark.parametrize(
+    ("labels", "said"),
+    [
+        (
+            {"invoked": {"values": {"5": "Sad/Playful"}}},
+            r"corpus\.labels\.invoked\.values: .*'5'.*no such nuance",
+        ),
+        ({"invoked": {"values": {"5": " "}}}, "non-empty"),
+        ({"invoked": {"values": {"5": "Sad,Happy"}, "separator": ","}}, "no such core"),
+        ({"valence": {"values": {"5": "high"}}}, r"corpus\.labels\.valence\.values: .*number from 0 to 1"),
+        ({"valence": {"values": {"5": 5}}}, "out of range"),
+    ],
+)
+def test_a_translation_must_lead_to_a_label(tmp_path, labels, said):
+    with pytest.raises(CorpusError, match=said):
+        read(tmp_path, line(), labels=labels)
+    (tmp_path / "r.csv").write_text("item_id\n")
+    table = {"file": "r.csv", "labels": labels}
+    with pytest.raises(CorpusError, match=said.replace("corpus\\.", r"r\.csv .corpus\.ratings.: ")):
+        read(tmp_path, line(), ratings=[table])
+
+
+TREE = [tuple(path.split("/")) for path in ("a", "a/b", "a/b/c", "a/b/d", "a/e", "a/e/f", "g", "g/h/i")]
+
+
+@given(st.lists(st.sampled_from(TREE), min_size=1, max_size=5), st.randoms(use_true_random=False))
+@fuzz
+def test_the_common_ancestor_is_the_longest_common_beginning(paths, rng):
+    padded = [(*path, None, None)[:3] for path in paths]
+    found = common_ancestor(padded)
+    shared = [n for n in (1, 2, 3) if len({path[:n] if len(path) >= n else path for path in paths}) == 1
+              and all(len(path) >= n for path in paths)]  # fmt: skip
+    assert found == ((*paths[0][: max(shared)], None, None)[:3] if shared else ROOT)
+    rng.shuffle(padded)
+    assert common_ancestor(padded) == found == common_ancestor([*padded, *padded])
+
+
+# --------------------------------------------------------------------------- constants of a file
+
+
+def test_what_all_records_of_a_file_have_in_common(tmp_path):
+    (tmp_path / "a.jsonl").write_bytes(line(item_id="a") + line(item_id="b", split="val", category=" "))
+    (tmp_path / "b.csv").write_text("item_id,text\nc,t\n")
+    given_constants = {"owner_id": "ann", "timestamp": "2020-01-01", "language": "hinglish", "split": "test"}
+    tally = Tally()
+    wanted = CorpusSettings(
+        annotations=[
+            {"file": "a.jsonl", "constants": {"split": "train", "category": "x", "owner_id": "nobody"}},
+            {"file": "b.csv", "constants": given_constants},
+        ],
+        constants={"split": "val", "device": "phone", "risk_level": "LOW"},
+    )
+    items = {item.item_id: item for item in read_annotations(wanted, tmp_path, tally)}
+    told = {
+        name: (i.owner_id, i.language, i.category, i.risk_level, i.device, i.split)
+        for name, i in items.items()
+    }
+    assert told == {
+        "a": ("o1", "en", "routine", "LOW", "phone", "train"),
+        "b": ("o1", "en", "x", "LOW", "phone", "val"),
+        "c": ("ann", "hinglish", None, "LOW", "phone", "test"),
+    }
+    assert items["c"].timestamp == datetime(2020, 1, 1, tzinfo=UTC).timestamp() * 10**6
+    assert (tally.naive_timestamps, tally.default_language) == (1, 0)
+    # One file needs no list.
+    alone = CorpusSettings(annotations={"file": "a.jsonl", "constants": {"device": "pen"}})
+    assert [item.device for item in read_annotations(alone, tmp_path)] == ["pen"] * 2
+
+
+def test_an_id_derives_from_the_constants_of_the_file_too(tmp_path):
+    one, other = line(item_id=...), line(item_id=..., owner_id=..., category="work")
+    (tmp_path / "a.jsonl").write_bytes(one)
+    (tmp_path / "b.jsonl").write_bytes(other)
+    tally = Tally()
+    entries = ["a.jsonl", {"file": "b.jsonl", "constants": {"owner_id": "o1"}}]
+    [item] = read_annotations(CorpusSettings(annotations=entries), tmp_path, tally)
+    assert item.category == "work" and (tally.rounds[1].new, tally.rounds[1].corrected) == (0, 1)
+
+
+def test_constants_of_a_file_are_no_column_of_it(tmp_path):
+    """They are meant as they stand: the translation of the column is not for them."""
+    (tmp_path / "a.csv").write_text("owner_id,text,timestamp,part\no,t,2025-01-01,\no,u,2025-01-01,dev\n")
+    wanted = CorpusSettings(
+        annotations=[{"file": "a.csv", "constants": {"split": "train"}}],
+        columns={"split": {"column": "part", "values": {"dev": "test"}}},
+    )
+    assert [item.split for item in read_annotations(wanted, tmp_path)] == ["train", "test"]
+
+
+@pytest.mark.parametrize(
+    ("constants", "said"),
+    [
+        ({"split": "dev"}, r"corpus\.annotations\[1\]\.constants\.split: must be one of train"),
+        ({"timestamp": "soon"}, r"corpus\.annotations\[1\]\.constants\.timestamp: neither ISO 8601"),
+    ],
+)
+def test_constants_of_a_file_are_checked(tmp_path, constants, said):
+    (tmp_path / "a.jsonl").write_bytes(line())
+    entries = ["a.jsonl", {"file": "a.jsonl", "constants": constants}]
+    with pytest.raises(CorpusError, match=said):
+        list(read_annotations(CorpusSettings(annotations=entries), tmp_path))
+
+
+# --------------------------------------------------------------------------- joins and order
 
 
 def test_value_maps_constants_joins_and_order(tmp_path):
@@ -662,6 +968,19 @@ def test_files_that_cannot_be_read_as_configured(tmp_path, name, content, option
         {"order": {"pattern": "("}},
         {"order": {}, "columns": {"timestamp": "at"}},
         {"order": {}, "constants": {"timestamp": "2020-01-01"}},
+        {"order": {}, "annotations": [{"file": "a", "constants": {"timestamp": "2020-01-01"}}]},
+        {"annotations": [{"constants": {}}]},
+        {"annotations": [{"file": ""}]},
+        {"annotations": [{"file": "a", "constants": {"text": "x"}}]},
+        {"annotations": [3]},
+        {"header": ["a", "b", " a"]},
+        {"header": ["a", " "]},
+        {"labels": {"valence": {"separator": ","}}},
+        {"labels": {"invoked": {"separator": ""}}},
+        {"labels": {"invoked": {"separator": "/"}}},
+        {"labels": {"invoked": {"values": {"1": None}}}},
+        {"labels": {"invoked": {"values": {"1": ["Sad"]}}}},
+        {"ratings": [{"file": "r.csv", "labels": {"arousal": {"separator": ","}}}]},
         {"synthetic": {"owners": 6000}},
         {"synthetic": {"hinglish_items": 6000}},
         {"colums": {}},
@@ -911,6 +1230,89 @@ def test_the_order_of_lines_changes_nothing(tmp_path, records, rng):
     assert corpus(tmp_path, records) == before
 
 
+CODES = ["Sad", "Sad/Lonely", "Sad/Lonely/Isolated", "Sad/Lonely/Excluded", "Happy/Playful"]
+CODE = st.integers(0, len(CODES) - 1)
+
+
+@st.composite
+def coded_corpora(draw):
+    records = draw(corpora())
+    for record in records:
+        several = draw(st.lists(CODE, max_size=3))
+        record["perception_labels"].pop("invoked", None)
+        if several:
+            record["perception_labels"]["invoked"] = ",".join(map(str, several))
+    return records
+
+
+def of_codes(folder: Path, records: list[dict[str, Any]], codes: Sequence[str]) -> dict[str, str]:
+    (folder / "d.jsonl").write_text("".join(json.dumps(r) + "\n" for r in records))
+    labels = {"invoked": {"values": dict(enumerate(codes)), "separator": ","}}
+    return content_digests(CorpusSettings(annotations=["d.jsonl"], labels=labels), folder)
+
+
+@given(coded_corpora())
+@fuzz
+def test_a_translated_corpus_is_the_corpus_with_the_paths_written_out(tmp_path, records):
+    found = of_codes(tmp_path, records, CODES)
+    undecided = 0
+    for record in records:
+        labels = record["perception_labels"]
+        if "invoked" not in labels:
+            continue
+        paths = [CODES[int(code)].split("/") for code in labels.pop("invoked").split(",")]
+        shared = [
+            parts[0] for parts in takewhile(lambda parts: len({*parts}) == 1, zip(*paths, strict=False))
+        ]
+        undecided += not shared
+        if shared:
+            labels["invoked"] = "/".join(shared)
+    # Those without a common ancestor are counted beside the rejects.
+    assert changed(found, corpus(tmp_path, records)) == ({"rejects"} if undecided else set())
+
+
+@given(coded_corpora(), CODE, st.sampled_from(["Strong/Proud", "Sad/Hurt", "Sad", "Happy/Playful"]))
+@fuzz
+def test_a_changed_translation_changes_only_the_digests_of_its_labels(tmp_path, records, code, other):
+    def read_all(codes: Sequence[str]) -> tuple[dict[str, Any], Tally, dict[str, str]]:
+        digests = of_codes(tmp_path, records, codes)
+        labels = {"invoked": {"values": dict(enumerate(codes)), "separator": ","}}
+        tally = Tally()
+        wanted = CorpusSettings(annotations=["d.jsonl"], labels=labels)
+        items = [entry for entry in read_annotations(wanted, tmp_path, tally) if isinstance(entry, Item)]
+        return {item.item_id: item.ratings.get("invoked") for item in items}, tally, digests
+
+    before, counted, old = read_all(CODES)
+    after, counted_now, new = read_all([*CODES[:code], other, *CODES[code + 1 :]])
+    expected = {"labels/invoked", "ratings/invoked"} if before != after else set()
+    if counted.no_common_ancestor != counted_now.no_common_ancestor:
+        expected.add("rejects")
+    assert changed(old, new) == expected
+
+
+def test_settings_without_effect_on_the_items_change_no_digest(tmp_path):
+    (tmp_path / "a.csv").write_text("item_id,text,V,E\n1,t,0.5,Sad\n2,u,1,Sad/Hurt\n")
+    plain = {"constants": {"owner_id": "o", "timestamp": "2025-01-01"}, "labels": {"valence": {"column": "V"},
+             "invoked": {"column": "E"}}, "annotations": ["a.csv"]}  # fmt: skip
+    before = content_digests(CorpusSettings(**plain), tmp_path)
+    names = {"values": {name: name for name in ("Sad", "Sad/Hurt", "Happy")}, "separator": ";"}
+    for setting in (
+        {"constants": {}, "annotations": [{"file": "a.csv", "constants": plain["constants"]}]},
+        {"labels": {**plain["labels"], "invoked": {"column": "E", **names}}},
+        {"labels": {**plain["labels"], "valence": {"column": "V", "values": {"0.5": 0.5, "1": 1}}}},
+    ):
+        assert content_digests(CorpusSettings(**{**plain, **setting}), tmp_path) == before
+    (tmp_path / "a.csv").write_text("1,t,0.5,Sad\n2,u,1,Sad/Hurt\n")
+    headerless = {**plain, "header": ["item_id", "text", "V", "E"]}
+    assert content_digests(CorpusSettings(**headerless), tmp_path) == before
+    swapped = {**plain, "header": ["item_id", "E", "V", "text"], "taxonomy": None}
+    found = content_digests(CorpusSettings(**swapped), tmp_path)
+    assert changed(before, found) == {"items", "texts", "labels/invoked", "ratings/invoked"}
+    test = {**plain, "annotations": [{"file": "a.csv", "constants": {"split": "test"}}]}
+    (tmp_path / "a.csv").write_text("item_id,text,V,E\n1,t,0.5,Sad\n2,u,1,Sad/Hurt\n")
+    assert changed(before, content_digests(CorpusSettings(**test), tmp_path)) == {"items", "owners"}
+
+
 def test_two_errors_do_not_cancel_out(tmp_path):
     """Swapping the labels of two items leaves each column's values as they were, and is seen all the same."""
     records = [record(item_id=str(n), perception_labels={"valence": n / 4}) for n in range(2)]
@@ -1000,6 +1402,7 @@ def test_a_missing_real_corpus_is_explained(tmp_path, monkeypatch):
     for name, where, licence in (
         ("emobank", "github.com/JULIELab/EmoBank", "CC-BY-SA 4.0"),
         ("affect_over_time", "semeval.github.io", "CC0"),
+        ("goemotions", "github.com/google-research/google-research", "Apache-2.0"),
     ):
         with pytest.raises(MissingFileError) as error:
             content_digests(real(name), REPOSITORY)

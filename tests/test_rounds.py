@@ -533,6 +533,101 @@ def test_a_round_that_changes_nothing_changes_no_digest_but_that_of_the_counts(t
     assert {name for name in after if before[name] != after[name]} == ({"rejects"} if idle else set())
 
 
+CONSTANTS = {
+    "owner_id": st.sampled_from(["o1", "ann"]),
+    "timestamp": st.sampled_from(["1700000000", "2020-01-01"]),
+    "language": st.sampled_from(["en", "hinglish"]),
+    "category": st.just("x"),
+    "device": st.just("pen"),
+    "split": st.sampled_from(["train", "test"]),
+}
+
+
+@st.composite
+def rounds_with_constants(draw):
+    rounds = []
+    for records in draw(st.lists(st.lists(lines(), max_size=5), min_size=1, max_size=3)):
+        for record in records:
+            if draw(st.integers(0, 3)) == 0:
+                del record["item_id"]
+        rounds.append((records, draw(st.fixed_dictionaries({}, optional=CONSTANTS))))
+    return rounds
+
+
+@given(rounds_with_constants())
+@settings(max_examples=150, deadline=None, suppress_health_check=list(HealthCheck))
+def test_constants_of_a_file_are_what_each_of_its_records_says(tmp_path, rounds):
+    def found(folder: str, rounds: list[Any], constants: list[Any]) -> Any:
+        (tmp_path / folder).mkdir(exist_ok=True)
+        names = write(tmp_path / folder, rounds)
+        entries = [{"file": name, "constants": given} for name, given in zip(names, constants, strict=True)]
+        wanted = CorpusSettings(annotations=entries)
+        tally = Tally()
+        rejects = [
+            one for one in read_annotations(wanted, tmp_path / folder, tally) if isinstance(one, Reject)
+        ]
+        return content_digests(wanted, tmp_path / folder), rejects, tally
+
+    def blank(value: Any) -> bool:
+        return value is None or value == ""
+
+    written = [
+        [
+            record | {name: value for name, value in given.items() if blank(record.get(name))}
+            for record in records
+        ]
+        for records, given in rounds
+    ]
+    plain, constants = [records for records, _ in rounds], [given for _, given in rounds]
+    assert found("plain", plain, constants) == found("written", written, [{}] * len(rounds))
+
+
+def test_a_file_of_ids_corrects_by_its_constants(tmp_path):
+    (tmp_path / "a.jsonl").write_text("".join(json.dumps(whole(name)) + "\n" for name in "abc"))
+    (tmp_path / "b.csv").write_text("item_id\na\nc\n")
+    wanted = CorpusSettings(annotations=["a.jsonl", {"file": "b.csv", "constants": {"split": "test"}}])
+    tally = Tally()
+    found = {one.item_id: one.split for one in read_annotations(wanted, tmp_path, tally)}
+    assert found == {"a": "test", "b": None, "c": "test"} and counts(tally) == {"corrected": 2}
+    with pytest.raises(CorpusError, match="no column that corrects anything"):
+        list(read_annotations(CorpusSettings(annotations=["a.jsonl", "b.csv"]), tmp_path))
+
+
+SPLIT_UP = {"perception_labels": {"invoked": "Sad,Happy"}}
+
+
+@pytest.mark.parametrize(
+    ("rounds", "invoked", "undecided", "counted"),
+    [
+        ([SPLIT_UP], None, 1, "new"),
+        ([SPLIT_UP, {"category": "x"}], None, 1, "corrected"),
+        ([SPLIT_UP, SPLIT_UP], None, 1, "unchanged"),
+        ([SPLIT_UP, {"perception_labels": {"invoked": "Sad"}}], {None: SAD}, 0, "corrected"),
+        ([SPLIT_UP, {"perception_labels": {"invoked": None}}], None, 0, "corrected"),
+        ([{"perception_labels": {"invoked": "Sad"}}, SPLIT_UP], None, 1, "corrected"),
+        ([{"perception_labels": {"invoked": "Sad"}}, SPLIT_UP, {"withdrawn": True}], None, 0, "withdrawn"),
+        ([SPLIT_UP, rated(ann={"invoked": "Sad"})], {"ann": SAD}, 0, "corrected"),
+        ([rated(ann={"invoked": "Sad"}), rated(bob={"invoked": "Happy,Sad"})], {"ann": SAD}, 0, "corrected"),
+        (
+            [rated(ann={"invoked": "Sad"}, bob={"invoked": "Happy,Sad"}), rated(ann={"invoked": None})],
+            None,
+            1,
+            "corrected",
+        ),
+    ],
+)
+def test_labels_without_a_common_ancestor_are_corrected_like_others(
+    tmp_path, rounds, invoked, undecided, counted
+):
+    first, *later = rounds
+    lines = [[whole(**first), whole("i2", **SPLIT_UP)], *([{"item_id": "i1", **one}] for one in later)]
+    items, [], tally = read(tmp_path, lines, labels={"invoked": {"separator": ","}})
+    found = items["i1"].ratings.get("invoked", []) if "i1" in items else []
+    assert dict(found) == (invoked or {}) and "i2" in items
+    assert tally.no_common_ancestor == {"invoked": 1 + undecided}
+    assert counts(tally) == {counted: 2 if counted == "new" else 1}
+
+
 def test_a_corrected_label_changes_its_own_digests_alone(tmp_path):
     first = [whole(f"i{n}", perception_labels={"valence": n / 9, "invoked": "Sad"}) for n in range(9)]
     before = content_digests(CorpusSettings(annotations=write(tmp_path, [first])), tmp_path)

@@ -230,6 +230,15 @@ def test_goemotions_is_a_taxonomy(tmp_path: Path) -> None:
     with pytest.raises(TaxonomyError, match="'neutral' is in no group of level 1"):
         from_mappings(fine, *coarser)
     assert len(paths) == len(fine) and {path[-1] for path in paths} == set(fine)
+    shipped = REPOSITORY / "resources/taxonomy_goemotions.tsv"
+    assert shipped.read_text() == taxonomy_text(("sentiment", "ekman", "emotion"), paths)
+
+
+def test_the_shipped_taxonomy_of_goemotions_has_its_published_levels() -> None:
+    taxonomy = load_taxonomy(REPOSITORY / "resources/taxonomy_goemotions.tsv")
+    assert taxonomy.levels == ("sentiment", "ekman", "emotion") and not taxonomy.tiers
+    assert [len(taxonomy.labels(level)) for level in range(3)] == [4, 7, 28]
+    assert taxonomy.children(()) == ("positive", "negative", "ambiguous", "neutral")
 
 
 def test_groups_must_name_each_finest_name_once() -> None:

@@ -19,6 +19,8 @@ Rating = tuple[str | None, Value]
 """Who rated (None: a rater without a name), and the rating: 0..1, or a path."""
 Label = tuple[Value, int, float]
 """Value, number of raters, and spread."""
+ROOT: Path3 = ("", None, None)
+"""Above all paths; as a rating: paths that have no label in common. No item carries it."""
 
 # Sums of integers do not depend on the order of their terms, so neither do the biases.
 _UNIT = 1 << 40
@@ -107,6 +109,24 @@ def plurality_path(paths: Sequence[Path3], item_id: str) -> Path3:
     core, nuance, micro = chosen
     assert core is not None
     return core, nuance, micro
+
+
+def common_ancestor(paths: Sequence[Path3]) -> Path3:
+    """Return the deepest label that all paths lie at or below; `ROOT` where not even their cores agree.
+
+    Parameters
+    ----------
+    paths
+        At least one, in any order.
+    """
+    shared = paths[0]
+    for path in paths[1:]:
+        depth = next((level for level in range(3) if path[level] != shared[level]), 3)
+        core, nuance, micro = [*shared[:depth], None, None, None][:3]
+        if core is None:
+            return ROOT
+        shared = core, nuance, micro
+    return shared
 
 
 def _coin(item_id: str, part: str) -> bytes:

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from zoneinfo import ZoneInfo
 
 from perceive.corpus.aggregate import (
+    ROOT,
     Bias,
     Label,
     Rating,
@@ -48,6 +49,7 @@ NAMES = ("language", "category", "risk_level", "device", "split")
 FIELDS = ("item_id", *NEEDED, *NAMES, "withdrawn")
 _ANNOTATION_KEYS = frozenset({"annotator_id", "perception_labels"})
 _NOTHING: dict[str, Any] = {}
+_NO_VARIABLES: frozenset[str] = frozenset()
 
 
 class Labels(Mapping[str, Label]):
@@ -117,7 +119,8 @@ class Item:
 class Draft:
     """What the lines read so far say of one item: None where they say nothing.
 
-    `ratings` is as in Item; `removed` names the ratings that the line takes away, as (variable, annotator),
+    `ratings` is as in Item, but that labels without a common ancestor are a rating too, ROOT, which can be
+    corrected like others; `removed` names the ratings that the line takes away, as (variable, annotator),
     or (variable, None) for all of the variable. `cleaned`: control characters were removed from the text;
     `naive`: the timestamp named no zone; `derived`: the line had no id; `unjoined`: the column that was not
     looked up in a joined table.
@@ -145,6 +148,16 @@ class Draft:
 def canonical_json(value: Any) -> str:
     """JSON with sorted keys, in which NaN and infinities are a ValueError."""
     return json.dumps(value, ensure_ascii=False, allow_nan=False, sort_keys=True)
+
+
+def _remove_roots(ratings: dict[str, list[Rating]]) -> set[str]:
+    """Remove the ratings that name paths without a common ancestor; return the variables that had any."""
+    found = {variable for variable, given in ratings.items() if any(value == ROOT for _, value in given)}
+    for variable in found:
+        kept = [rating for rating in ratings.pop(variable) if rating[1] != ROOT]
+        if kept:
+            ratings[variable] = kept
+    return found
 
 
 class Drafter:
@@ -183,7 +196,9 @@ class Drafter:
         self._max_chars = limits.max_text_chars
         labels = settings.labels.items()
         self._label_columns = {variable: label.column for variable, label in labels}
-        self._parser = LabelParser({name: (label.min, label.max) for name, label in labels}, taxonomy)
+        self._parser = LabelParser(settings.labels, taxonomy, "corpus.labels")
+        tables = [settings.labels, *(table.labels for table in settings.ratings)]
+        self._several = any(label.separator for table in tables for label in table.values())
         self._order = settings.order
         if self._order is not None:
             self._pattern = re.compile(self._order.pattern)
@@ -205,23 +220,29 @@ class Drafter:
         self._name_columns = [self.column[name] for name in NAMES]
         self._known_names: dict[tuple[Any, ...], tuple[Any, ...]] = {}
         self._annotators: dict[str, str] = {}
-        self._constants: dict[str, Any] = {}
-        self._check_constants(settings)
+        self._constants = self._checked(settings.constants, "corpus.constants")
+        # Of each annotation file; what they say, each of its records says.
+        self.constants_of = [
+            self._checked(one.constants, f"corpus.annotations[{number}].constants")
+            for number, one in enumerate(settings.files)
+        ]
 
-    def _check_constants(self, settings: CorpusSettings) -> None:
-        for name, value in settings.constants.items():
+    def _checked(self, constants: Mapping[Any, str], key: str) -> Mapping[str, Any]:
+        checked: dict[str, Any] = {}
+        for name, value in constants.items():
             try:
                 if name == "owner_id":
-                    self._constants[name] = identifier(name, value)
+                    checked[name] = identifier(name, value)
                 elif name == "timestamp":
-                    self._constants[name] = self._time(value)
+                    checked[name] = self._time(value)
                 else:
-                    self._constants[name] = check_name(name, value)
+                    checked[name] = check_name(name, value)
             except Rejected as rejected:
-                raise CorpusError(f"corpus.constants.{name}: {rejected.reason}") from None
+                raise CorpusError(f"{key}.{name}: {rejected.reason}") from None
+        return checked
 
-    def check_header(self, header: Iterable[str], shown: str, first: bool) -> None:
-        """Check the columns of a CSV or TSV file.
+    def check_header(self, header: Iterable[str], shown: str, number: int) -> None:
+        """Check the columns of a CSV or TSV file, that of round `number`.
 
         A file of a later round needs the item's id and something that it corrects; without the id it needs
         what a first one does.
@@ -232,7 +253,8 @@ class Drafter:
             If no record of the file could be accepted, or a table is joined to columns that are there.
         """
         present = set(header)
-        required = {self.column[name] for name in NEEDED if name not in self._constants}
+        given = self.constants_of[number]
+        required = {self.column[name] for name in NEEDED if name not in self._constants and name not in given}
         if self._order is not None:
             required -= {self.column["timestamp"]}
             required.add(self._order.column)
@@ -242,11 +264,11 @@ class Drafter:
         required -= self._joined_columns
         if clash := sorted(present & self._joined_columns):
             raise CorpusError(f"{shown}: the columns {', '.join(clash)} are there already; do not join them")
-        remedy = "correct corpus.columns, corpus.labels, or corpus.delimiter"
+        remedy = "correct corpus.columns, corpus.labels, corpus.delimiter, or corpus.header"
         has = f"it has {', '.join(map(printable, header))}"
         item_id = self.column["item_id"]
-        if not first and item_id in present:
-            if not (present & self._known_csv) - {item_id}:
+        if number and item_id in present:
+            if not given and not (present & self._known_csv) - {item_id}:
                 raise CorpusError(f"{shown} has no column that corrects anything ({has}); {remedy}")
         elif missing := sorted(required - present):
             raise CorpusError(f"{shown} has no column {', '.join(missing)} ({has}); {remedy}")
@@ -260,8 +282,8 @@ class Drafter:
         # What contains a space is more likely a text in the wrong place.
         return item_id if item_id.split() == [item_id] else None
 
-    def item_id(self, record: Record, csv_labels: bool) -> str:
-        """Return the id of the item that a record of a later file names.
+    def item_id(self, record: Record, csv_labels: bool, number: int) -> str:
+        """Return the id of the item that a record of a later file, that of round `number`, names.
 
         Raises
         ------
@@ -270,10 +292,10 @@ class Drafter:
         """
         raw_id = record.get(self.column["item_id"])
         if is_blank(raw_id):
-            return self.draft(record, csv_labels, first=False).item_id
+            return self.draft(record, csv_labels, number).item_id
         return identifier("item_id", raw_id)
 
-    def draft(self, record: Record, csv_labels: bool, first: bool) -> Draft:
+    def draft(self, record: Record, csv_labels: bool, number: int) -> Draft:
         """Return what one record says.
 
         Parameters
@@ -282,8 +304,8 @@ class Drafter:
             Column to raw value; columns of joined tables are added to it.
         csv_labels
             The record is of a CSV or TSV file: all values are strings, and labels have columns.
-        first
-            The record is of the first file, so that it must stand for a whole item.
+        number
+            The round that the file is. A record of the first one, 0, must stand for a whole item.
 
         Raises
         ------
@@ -298,6 +320,7 @@ class Drafter:
         if withdrawn and not derived:
             return Draft(item_id, withdrawn=True)
         unjoined = None
+        first = number == 0
         for name, table in self._joins:
             key = record.get(name)
             if not first and is_blank(key):
@@ -321,6 +344,8 @@ class Drafter:
         extra = self._extra(record, csv_labels)
         draft = Draft(item_id, owner, text, timestamp, *names, extra, cleaned, naive, derived)  # type: ignore
         draft.unjoined, draft.withdrawn = unjoined, withdrawn
+        if self.constants_of[number]:
+            self._fill_in(draft, self.constants_of[number])
         if withdrawn:
             pass
         elif csv_labels:
@@ -331,6 +356,15 @@ class Drafter:
             owner, text, timestamp = self.needed(draft)
             draft.item_id = hashlib.sha256(f"{owner}\x1f{timestamp}\x1f{text}".encode()).hexdigest()[:16]
         return draft
+
+    @staticmethod
+    def _fill_in(draft: Draft, constants: Mapping[str, Any]) -> None:
+        for name, value in constants.items():
+            if getattr(draft, name) is None:
+                if name == "timestamp":
+                    draft.timestamp, draft.naive = value
+                else:
+                    setattr(draft, name, value)
 
     def needed(self, draft: Draft, why: str = "") -> tuple[str, str, int]:
         """Return owner, text and time of a draft that must stand for a whole item.
@@ -372,8 +406,8 @@ class Drafter:
         language, category, risk_level, device, split = self.names(draft)
         ratings, item_id = draft.ratings, draft.item_id
         published = _NOTHING
-        if self.tables is not None:
-            published = self._join_ratings(ratings, self.tables.take(item_id))
+        if self._several or self.tables is not None:
+            published = self._combine(item_id, ratings)
         tally = self._tally
         tally.items += 1
         tally.cleaned += draft.cleaned
@@ -395,6 +429,17 @@ class Drafter:
         if bias is None:
             return scale_label([value for _, value in ratings])  # type: ignore[misc]
         return scale_label([value - bias.of.get(name, 0.0) for name, value in ratings])  # type: ignore
+
+    def _combine(self, item_id: str, ratings: dict[str, list[Rating]]) -> dict[str, Value]:
+        """Make an item's ratings those that count, and return the labels that stand all the same."""
+        joined = {} if self.tables is None else self.tables.take(item_id)
+        undecided = _remove_roots(ratings) | _remove_roots(joined) if self._several else _NO_VARIABLES
+        published = self._join_ratings(ratings, joined)
+        counts = self._tally.no_common_ancestor
+        for variable in undecided:
+            if variable not in ratings:
+                counts[variable] = counts.get(variable, 0) + 1
+        return published
 
     @staticmethod
     def _join_ratings(ratings: dict[str, list[Rating]], joined: dict[str, list[Rating]]) -> dict[str, Value]:
@@ -562,7 +607,8 @@ class Drafter:
             where = f"annotations[{index}].annotator_id"
             raise Rejected(where, "a second annotation by the same annotator")
         order.sort()
-        ratings, ready, paths = draft.ratings, self._parser.ready, self._parser.paths
+        ratings, ready = draft.ratings, self._parser.ready
+        plain, paths = self._parser.plain, self._parser.paths
         for name, index in order:
             labels = several[index].get("perception_labels")
             if type(labels) is not dict:
@@ -573,7 +619,7 @@ class Drafter:
                     # Not zero: that of a negative sign must become the other.
                     if type(value) is float and 0.0 < value <= 1.0:
                         checked = value
-                elif variable in HIERARCHIES and type(value) is str:
+                elif variable in plain and type(value) is str:
                     checked = paths.get(value)
                 if checked is None:
                     where = f"annotations[{index}].perception_labels"

@@ -222,6 +222,8 @@ class _Summary:
 
     def report(self, settings: CorpusSettings, tally: Tally) -> dict[str, Any]:
         labels = {variable: sums.report() for variable, sums in self._labels.items()}
+        for variable, count in tally.no_common_ancestor.items():
+            labels[variable]["no_common_ancestor"] = count
         span = None
         if self._first is not None and self._last is not None:
             span = [_iso(self._first), _iso(self._last)]
@@ -273,6 +275,11 @@ class _Summary:
             )
         if tally.derived_ids:
             warnings.append(f"{tally.derived_ids} items had no id; theirs derive from owner, time and text")
+        for variable, count in sorted(tally.no_common_ancestor.items()):
+            warnings.append(
+                f"{count} items were given several labels of {variable} without a common ancestor; they have "
+                "no label of it"
+            )
         if tally.items and not any(sums.report()["items"] for sums in self._labels.values()):
             warnings.append("no item carries a label")
         if len(self._owners) == 1:

@@ -100,7 +100,7 @@ class _Table:
         self._leave_out = wanted.leave_out
         labels: list[tuple[str, LabelColumn]] = list(wanted.labels.items())  # type: ignore[arg-type]
         self._labels = {variable: label.column or variable for variable, label in labels}
-        self._parser = LabelParser({name: (label.min, label.max) for name, label in labels}, taxonomy)
+        self._parser = LabelParser(wanted.labels, taxonomy, f"{tally.file} (corpus.ratings): labels")
         self._tally = tally
         self._earlier = list(earlier)
         # The rows of an item are a chain: its last row here, and of each row the one before.

@@ -121,7 +121,7 @@ def annotation_files(settings: CorpusSettings, base_dir: Path | str) -> list[Pat
     MissingFileError
         If one does not exist; the message says where the corpus is to be had.
     """
-    return [resolve(settings, value, base_dir, "annotations") for value in settings.annotations]
+    return [resolve(settings, one.file, base_dir, "annotations") for one in settings.files]
 
 
 def _rating_files(settings: CorpusSettings, base_dir: Path | str) -> list[Path]:
@@ -212,8 +212,9 @@ def read_annotations(
             yield from drafter.tables.read(path, wanted, taxonomy, tally.ratings[-1])
     tally.rounds.extend(RoundTally(shown[path]) for path in files)
     named_again = SeenIds()
-    for path, one in zip(files[1:], tally.rounds[1:], strict=True):
-        _add_ids(named_again, path, one.file, settings, drafter)
+    for number, (path, one) in enumerate(zip(files, tally.rounds, strict=True)):
+        if number:
+            _add_ids(named_again, path, one.file, settings, drafter, number)
     seen = SeenIds()
     with Rounds(drafter) as rounds:
 
@@ -230,7 +231,7 @@ def read_annotations(
             one.new += 1
 
         for number, (path, one) in enumerate(zip(files, tally.rounds, strict=True)):
-            for entry in _read_round(path, settings, drafter, one, partial(accept, number, one), number == 0):
+            for entry in _read_round(path, settings, drafter, one, partial(accept, number, one), number):
                 if isinstance(entry, Reject):
                     yield entry
                 elif number == 0 and entry.item_id not in named_again:
@@ -247,17 +248,20 @@ def _open_round(handle: BinaryIO, path: Path, shown: str, settings: CorpusSettin
         delimiter=settings.delimiter,
         quote_char=settings.quote_char,
         max_text_chars=settings.limits.max_text_chars,
+        header=settings.header,
     )
 
 
-def _add_ids(ids: SeenIds, path: Path, shown: str, settings: CorpusSettings, drafter: Drafter) -> None:
+def _add_ids(
+    ids: SeenIds, path: Path, shown: str, settings: CorpusSettings, drafter: Drafter, number: int
+) -> None:
     """Add the ids of all items that a later file names; those of lines to be rejected do no harm."""
     with open_records(path) as handle:
         records = _open_round(handle, path, shown, settings)
         for _, record in records:
             if type(record) is dict:
                 with suppress(Rejected):
-                    ids.add(drafter.item_id(record, records.header is not None))
+                    ids.add(drafter.item_id(record, records.header is not None, number))
 
 
 def _read_round(
@@ -266,14 +270,14 @@ def _read_round(
     drafter: Drafter,
     tally: RoundTally,
     accept: Callable[[Draft], None],
-    first: bool,
+    number: int,
 ) -> Iterator[Draft | Reject]:
-    """Yield what each line of a file says, once `accept` has taken it, or why it was refused."""
+    """Yield what each line of round `number` says, once `accept` has taken it, or why it was refused."""
     with open_records(path) as handle:
         records = _open_round(handle, path, tally.file, settings)
         has_columns = records.header is not None
         if records.header is not None:
-            drafter.check_header(records.header, tally.file, first)
+            drafter.check_header(records.header, tally.file, number)
         for line, record in records:
             tally.lines += 1
             if record is None:
@@ -282,7 +286,7 @@ def _read_round(
             try:
                 if type(record) is Rejected:
                     raise record
-                draft = drafter.draft(record, has_columns, first)  # type: ignore[arg-type]
+                draft = drafter.draft(record, has_columns, number)  # type: ignore[arg-type]
                 accept(draft)
             except Rejected as rejected:
                 tally.rejected += 1
@@ -332,7 +336,8 @@ def content_digests(settings: CorpusSettings, base_dir: Path | str) -> dict[str,
     owners                item_id, owner_id, timestamp, language, length_bucket, category, risk_level, split
     labels/{variable}     item_id, value, n_raters, spread
     ratings/{variable}    item_id, language, category, risk_level, every rating with its annotator
-    rejects               every reject and the counts of what was read (rounds, blank, cleaned, defaults)
+    rejects               every reject and the counts of what was read (rounds, blank, cleaned, defaults,
+                          items whose labels have no common ancestor)
     ====================  ================================================================================
 
     All but `rejects` are independent of the order of the lines, as are the artifacts that depend on them, and
@@ -369,6 +374,7 @@ def content_digests(settings: CorpusSettings, base_dir: Path | str) -> dict[str,
                 *names,
                 repr([v for _, v in ratings]),
             )
-    # The biases follow from the ratings.
-    rejects.update(repr(replace(tally, biases={})).encode())
+    # The biases follow from the ratings; in which order variables were first counted is no matter.
+    counts = replace(tally, biases={}, no_common_ancestor=dict(sorted(tally.no_common_ancestor.items())))
+    rejects.update(repr(counts).encode())
     return digests.hexdigests() | {"rejects": rejects.hexdigest()}

@@ -11,8 +11,9 @@ import csv
 import json
 import os
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
 
@@ -121,7 +122,8 @@ class TableTally:
 class Tally:
     """What was read so far: of each file, and of the items after the last round what was assumed of them.
 
-    `biases` are those of the annotators on each scale, where they are corrected.
+    `biases` are those of the annotators on each scale, where they are corrected. `no_common_ancestor` counts,
+    by variable, the items that have no label because they were given several without a common ancestor.
     """
 
     rounds: list[RoundTally] = field(default_factory=list)
@@ -132,6 +134,7 @@ class Tally:
     naive_timestamps: int = 0
     default_language: int = 0
     derived_ids: int = 0
+    no_common_ancestor: dict[str, int] = field(default_factory=dict)
 
     @property
     def lines(self) -> int:
@@ -241,10 +244,15 @@ class RecordFile:
     Rejected where it could not be read, or None where the line is blank. `header` holds the columns of a CSV
     or TSV file, whose cells are all strings; it is None for JSONL.
 
+    Parameters
+    ----------
+    header
+        The columns of a CSV or TSV file that has no header; empty: its first line names them.
+
     Raises
     ------
     CorpusError
-        If the file has no usable header.
+        If the file has no usable header, or has one although its columns are given.
     """
 
     def __init__(
@@ -256,6 +264,7 @@ class RecordFile:
         delimiter: str | None = None,
         quote_char: str | None = '"',
         max_text_chars: int = 0,
+        header: Sequence[str] = (),
     ) -> None:
         self.header: list[str] | None = None
         limit = max(_MIN_LINE_BYTES, _BYTES_A_CHAR * max_text_chars)
@@ -264,15 +273,25 @@ class RecordFile:
             return
         delimiter = delimiter or ("\t" if kind == "tsv" else ",")
         rows = iter(_CsvRows(handle, delimiter, quote_char, limit, max_text_chars))
-        _, header = next(rows, (1, None))
-        if header is None:
+        line, row = next(rows, (1, None))
+        names = [name.strip() for name in row] if isinstance(row, list) else None
+        if header:
+            self.header = list(header)
+            if names == self.header:
+                raise CorpusError(f"{shown}, line 1: the file has this header itself; remove corpus.header")
+            if row is not None:
+                rows = chain([(line, row)], rows)
+            self._records = _csv_records(rows, self.header, "in corpus.header")
+            return
+        if row is None:
             raise CorpusError(f"{shown} is empty: not even a header")
-        if isinstance(header, Rejected):
-            raise CorpusError(f"{shown}, line 1 (the header): {header.reason}")
-        self.header = [name.strip() for name in header]
+        if isinstance(row, Rejected):
+            raise CorpusError(f"{shown}, line 1 (the header): {row.reason}")
+        assert names is not None
+        self.header = names
         if len(set(self.header)) != len(self.header):
             raise CorpusError(f"{shown}: two columns of the header have the same name")
-        self._records = _csv_records(rows, self.header)
+        self._records = _csv_records(rows, self.header, "in the header")
 
     def __iter__(self) -> Records:
         return self._records
@@ -316,7 +335,7 @@ def _json_records(handle: BinaryIO, limit: int) -> Records:
         yield number, record if type(record) is dict else Rejected("line", "not a JSON object")
 
 
-def _csv_records(rows: Iterator[tuple[int, list[str] | Rejected]], header: list[str]) -> Records:
+def _csv_records(rows: Iterator[tuple[int, list[str] | Rejected]], header: list[str], where: str) -> Records:
     width = len(header)
     for line, row in rows:
         if isinstance(row, Rejected):
@@ -324,7 +343,7 @@ def _csv_records(rows: Iterator[tuple[int, list[str] | Rejected]], header: list[
         elif not any(cell and not cell.isspace() for cell in row):
             yield line, None
         elif len(row) != width:
-            yield line, Rejected("line", f"not {width} fields as in the header")
+            yield line, Rejected("line", f"not {width} fields as {where}")
         else:
             yield line, dict(zip(header, row, strict=True))
 

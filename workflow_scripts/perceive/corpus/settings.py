@@ -7,9 +7,18 @@ from datetime import UTC, date, datetime
 from typing import Annotated, Any, Literal
 from zoneinfo import ZoneInfo
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, field_validator, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    field_validator,
+    model_validator,
+)
 
 from perceive.corpus.composition import CATEGORIES, HIGH_RISK, HINGLISH_ITEMS, MEDIUM_RISK_ITEMS, OWNERS
+from perceive.variables import HIERARCHIES
 
 Language = Literal["en", "hinglish"]
 Variable = Literal["valence", "arousal", "willingness", "invoked", "expressed", "congruence", "comparator"]
@@ -24,6 +33,16 @@ def _iso_date(value: Any) -> str:
 
 
 IsoDate = Annotated[str, BeforeValidator(_iso_date)]
+
+
+def _as_texts(value: Any) -> Any:
+    # YAML reads an unquoted True, 1 or .5 as bool, int or float; the cells of a CSV are texts.
+    if not isinstance(value, dict):
+        return value
+    return {str(k): str(v) if isinstance(v, int | float) else v for k, v in value.items()}
+
+
+Texts = Annotated[dict[str, str], BeforeValidator(_as_texts)]
 ConstantField = Literal["owner_id", "timestamp", "language", "category", "risk_level", "device", "split"]
 
 
@@ -35,17 +54,11 @@ class MappedColumn(_Section):
     """A column whose values are translated before they are checked."""
 
     column: str = Field(min_length=1, description="Name of the column (or JSON key).")
-    values: dict[str, str] = Field(
+    values: Texts = Field(
         default_factory=dict,
         description="Translation of the column's values (e.g. dev: test). A value that is not listed here "
         "is rejected. Empty: no translation.",
     )
-
-    @field_validator("values", mode="before")
-    @classmethod
-    def _yaml_booleans_are_texts(cls, value: Any) -> Any:
-        # YAML reads an unquoted True, 1 or .5 as bool, int or float; the cells of a CSV are texts.
-        return {str(k): v for k, v in value.items()} if isinstance(value, dict) else value
 
 
 Column = str | MappedColumn | None
@@ -83,12 +96,48 @@ class LabelColumn(_Section):
     )
     min: float = Field(0.0, description="Label that becomes 0 (scales only).")
     max: float = Field(1.0, description="Label that becomes 1 (scales only).")
+    values: Texts = Field(
+        default_factory=dict,
+        description="Translation of the corpus's own values into paths of the taxonomy (or numbers of the "
+        'scale), e.g. "17": positive/joy/joy. A value that is not listed here is rejected. Empty: no '
+        "translation.",
+    )
+    separator: str | None = Field(
+        None,
+        min_length=1,
+        description="What stands between several paths (or values) in one place. The label is then their "
+        "deepest common ancestor; without one the item has no label, which the summary counts. null: one "
+        "path (invoked and expressed only).",
+    )
 
     @model_validator(mode="after")
-    def _ordered(self) -> LabelColumn:
+    def _consistent(self) -> LabelColumn:
         if not self.min < self.max:
             raise ValueError("min must be less than max")
+        if self.separator == "/" and not self.values:
+            raise ValueError("separator: a slash divides the parts of one path; translate by values")
         return self
+
+
+def _only_paths_have_ancestors(labels: dict[Variable, LabelColumn]) -> dict[Variable, LabelColumn]:
+    for name, label in labels.items():
+        if label.separator is not None and name not in HIERARCHIES:
+            raise ValueError(f"{name}: separator is for {' and '.join(HIERARCHIES)} only")
+    return labels
+
+
+LabelColumns = Annotated[dict[Variable, LabelColumn], AfterValidator(_only_paths_have_ancestors)]
+
+
+class AnnotationFile(_Section):
+    """An annotation file, and what all its records have in common."""
+
+    file: str = Field(min_length=1, description="Path of the file; ${VAR:-default} is expanded.")
+    constants: dict[ConstantField, str] = Field(
+        default_factory=dict,
+        description="Values for fields that a record of this file leaves out, as if it gave them itself, "
+        "e.g. split: test. They go before corpus.constants.",
+    )
 
 
 class Join(_Section):
@@ -110,20 +159,15 @@ class RatingTable(_Section):
     annotator: str | None = Field(
         None, description="Column with the annotator's id. null: each row is another rater, without a name."
     )
-    labels: dict[Variable, LabelColumn] = Field(
+    labels: LabelColumns = Field(
         min_length=1,
         description="Column and scale of each label; a column of null carries the variable's name.",
     )
-    leave_out: dict[str, str] = Field(
+    leave_out: Texts = Field(
         default_factory=dict,
         description="Rows in which all these columns have these values are no ratings, as those that a "
         'publisher discarded: {V: "1", A: "1"}. They are counted. Empty: every row is a rating.',
     )
-
-    @field_validator("leave_out", mode="before")
-    @classmethod
-    def _yaml_numbers_are_texts(cls, value: Any) -> Any:
-        return {str(k): str(v) for k, v in value.items()} if isinstance(value, dict) else value
 
 
 class AggregationSettings(_Section):
@@ -244,11 +288,12 @@ class CorpusSettings(_Section):
     """The corpus: annotation files and how to read them, or the generator's settings."""
 
     name: str = Field("synthetic", min_length=1, description="Name of the corpus, for reports and errors.")
-    annotations: list[str] = Field(
+    annotations: list[str | AnnotationFile] = Field(
         default_factory=list,
         description="Annotation files, in order: later files are later rounds, whose lines correct the items "
         "that they name, field by field, and add others. Relative to the folder that snakemake runs in; "
-        "${VAR:-default} is expanded. Empty: the synthetic corpus.",
+        "${VAR:-default} is expanded. An entry is a path, or {file: PATH, constants: {split: test}} where "
+        "all records of a file have something in common. Empty: the synthetic corpus.",
     )
     format: Literal["auto", "jsonl", "csv", "tsv"] = Field(
         "auto", description="Format of the annotation files; auto: by suffix."
@@ -265,11 +310,16 @@ class CorpusSettings(_Section):
         max_length=1,
         description="Quote character of CSV/TSV; null: fields are never quoted.",
     )
+    header: list[str] = Field(
+        default_factory=list,
+        description="Names of the columns, in order, of CSV/TSV files that begin without a header. Empty: "
+        "their first line names the columns.",
+    )
     columns: Columns = Field(Columns(), description="Which column holds which field.")
     constants: dict[ConstantField, str] = Field(
         default_factory=dict, description="Values for fields that a record leaves out, e.g. risk_level: LOW."
     )
-    labels: dict[Variable, LabelColumn] = Field(
+    labels: LabelColumns = Field(
         default_factory=dict,
         description="Column and scale of each label. CSV and TSV have no other labels than those named here; "
         "JSONL reads perception_labels (0..1) in any case.",
@@ -304,7 +354,15 @@ class CorpusSettings(_Section):
     @field_validator("annotations", mode="before")
     @classmethod
     def _one_is_a_list(cls, value: Any) -> Any:
-        return [value] if isinstance(value, str) else value
+        return [value] if isinstance(value, str | dict) else value
+
+    @field_validator("header")
+    @classmethod
+    def _names_are_different(cls, value: list[str]) -> list[str]:
+        names = [name.strip() for name in value]
+        if not all(names) or len(set(names)) != len(names):
+            raise ValueError("every column needs a name of its own")
+        return names
 
     @field_validator("default_timezone")
     @classmethod
@@ -319,6 +377,12 @@ class CorpusSettings(_Section):
     def _one_source_of_time(self) -> CorpusSettings:
         if self.order is not None and self.columns.timestamp is not None:
             raise ValueError("give either columns.timestamp or order, not both")
-        if self.order is not None and "timestamp" in self.constants:
+        constants = [self.constants, *(one.constants for one in self.files)]
+        if self.order is not None and any("timestamp" in given for given in constants):
             raise ValueError("give either constants.timestamp or order, not both")
         return self
+
+    @property
+    def files(self) -> list[AnnotationFile]:
+        """The annotation files, in order, those without constants too."""
+        return [AnnotationFile(file=one) if isinstance(one, str) else one for one in self.annotations]

@@ -5,15 +5,16 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Mapping
-from contextlib import suppress
+from dataclasses import dataclass, field
 from datetime import UTC, datetime, tzinfo
 from typing import TYPE_CHECKING, Any
 
-from perceive.corpus.aggregate import Path3, Value
-from perceive.corpus.records import Rejected, printable
+from perceive.corpus.aggregate import Path3, Value, common_ancestor
+from perceive.corpus.records import CorpusError, Rejected, printable
 from perceive.variables import HIERARCHIES, SCALES, VARIABLES
 
 if TYPE_CHECKING:
+    from perceive.corpus.settings import LabelColumn
     from perceive.taxonomy import Taxonomy
 
 LANGUAGES = ("en", "hinglish")
@@ -209,23 +210,63 @@ def check_text(text: Any, max_chars: int) -> tuple[str, bool]:
     return text, cleaned
 
 
+@dataclass(slots=True)
+class _Notation:
+    """How a corpus writes the labels of one variable where it has a way of its own."""
+
+    values: dict[str, Value]
+    separator: str | None
+    known: dict[str, Value] = field(default_factory=dict)
+
+    def refusal(self, where: str) -> Rejected:
+        several = f", or several of them with {self.separator!r} between" if self.separator else ""
+        return Rejected(where, f"must be one of {', '.join(self.values)}{several}")
+
+
 class LabelParser:
     """Checks the value of a label and maps it to 0..1, or to a path of the taxonomy.
 
     Parameters
     ----------
-    scale
-        Lowest and highest rating of a scale; 0 and 1 where it names none.
+    labels
+        Scale, translation and separator of the variables that have any; else scales are of 0 to 1.
     taxonomy
         The paths that are allowed; None: any.
+    key
+        Where `labels` stands in the configuration.
+
+    Raises
+    ------
+    CorpusError
+        If a translation leads to what is no label itself.
     """
 
-    def __init__(self, scale: Mapping[str, tuple[float, float]], taxonomy: Taxonomy | None) -> None:
-        self.scale = {name: scale.get(name, _UNIT) for name in SCALES}
-        # Scales whose ratings are already what they become.
-        self.ready = frozenset(name for name, bounds in self.scale.items() if bounds == _UNIT)
+    def __init__(self, labels: Mapping[Any, LabelColumn], taxonomy: Taxonomy | None, key: str) -> None:
+        self.scale = {
+            name: (labels[name].min, labels[name].max) if name in labels else _UNIT for name in SCALES
+        }
         self._taxonomy = taxonomy
         self.paths: dict[Any, Path3] = {}
+        self._notations: dict[str, _Notation] = {}
+        notations = {}
+        for name, label in labels.items():
+            if label.values or label.separator:
+                values = {}
+                for written, meant in label.values.items():
+                    try:
+                        values[written.strip()] = self.cell(name, meant.strip(), name)
+                    except Rejected as rejected:
+                        raise CorpusError(
+                            f"{key}.{name}.values: what {written!r} is translated to is no label "
+                            f"({rejected.reason}); correct it"
+                        ) from None
+                notations[name] = _Notation(values, label.separator)
+        self._notations = notations
+        # Scales whose ratings are already what they become, and hierarchies whose paths `paths` may hold.
+        self.ready = frozenset(
+            name for name, bounds in self.scale.items() if bounds == _UNIT and name not in notations
+        )
+        self.plain = frozenset(HIERARCHIES).difference(notations)
 
     def value(self, variable: str, value: Any, where: str) -> Value:
         """Return the checked value of a label.
@@ -235,16 +276,43 @@ class LabelParser:
         Rejected
             At `where`, if it is none.
         """
+        if variable in self._notations:
+            return self._written(self._notations[variable], value, where)
         return self._path(value, where) if variable in HIERARCHIES else self._scale(variable, value, where)
 
     def cell(self, variable: str, cell: str, where: str) -> Value:
         """Return the checked value of a label that is a text: a cell of a CSV file."""
-        value: Any = cell
-        # Python takes 1_0 for ten.
-        if variable not in HIERARCHIES and "_" not in cell:
-            with suppress(ValueError):
-                value = float(cell)
-        return self.value(variable, value, where)
+        if variable in HIERARCHIES or variable in self._notations:
+            return self.value(variable, cell, where)
+        try:
+            # Python takes 1_0 for ten.
+            return self._scale(variable, cell if "_" in cell else float(cell), where)
+        except ValueError:
+            return self._scale(variable, cell, where)
+
+    def _written(self, notation: _Notation, value: Any, where: str) -> Value:
+        if type(value) is str:
+            text = value.strip()
+        elif not notation.values:
+            return self._path(value, where)
+        elif isinstance(value, int | float):
+            text = str(value)
+        else:
+            raise notation.refusal(where)
+        known = notation.known.get(text)
+        if known is not None:
+            return known
+        parts = text.split(notation.separator) if notation.separator else [text]
+        labels: list[Any] = []
+        for part in map(str.strip, parts):
+            label = notation.values.get(part) if notation.values else self._path(part, where)
+            if label is None:
+                raise notation.refusal(where)
+            labels.append(label)
+        found: Value = labels[0] if len(labels) == 1 else common_ancestor(labels)
+        if len(notation.known) < MAX_CACHED and len(text) <= MAX_ID_CHARS:
+            notation.known[text] = found
+        return found
 
     def _scale(self, variable: str, value: Any, where: str) -> float:
         low, high = self.scale[variable]

@@ -6,7 +6,8 @@ imports of the metrics and the plots. Therefore, too, the names of the metrics a
 
 from __future__ import annotations
 
-LOWER_IS_BETTER = frozenset({"rmse", "mae", "ece", "mce", "brier", "log_loss"})
+LOWER_IS_BETTER = frozenset({"rmse", "mae", "ece", "mce", "brier", "log_loss", "classwise_ece"})
+"""Metrics of regressions, and of a level without its name; ask `lower_is_better`, which knows both."""
 
 METRIC_LABELS: dict[str, str] = {
     "rmse": "RMSE",
@@ -17,10 +18,62 @@ METRIC_LABELS: dict[str, str] = {
     "ece": "ECE",
     "mce": "MCE",
     "blend_gain": "blend gain",
-    "macro_f1_core": "macro-F1 (core)",
-    "hierarchical_f1": "hierarchical F1",
-    "path_validity": "path validity",
     "temporal_r": "temporal r",
     "brier": "Brier",
     "log_loss": "log loss",
 }
+
+TOP_K = 3
+
+LEVEL_METRICS: dict[str, str] = {
+    "macro_f1": "macro-F1",
+    "accuracy": "accuracy",
+    f"top{TOP_K}_accuracy": f"top-{TOP_K} accuracy",
+    "log_loss": "log loss",
+    "brier": "Brier",
+    "ece": "ECE",
+    "mce": "MCE",
+    "classwise_ece": "classwise ECE",
+}
+"""Metrics of one level; in a result their names end in the level's: ``macro_f1_core``."""
+
+PATH_METRICS: dict[str, str] = {
+    "hierarchical_precision": "hierarchical precision",
+    "hierarchical_recall": "hierarchical recall",
+    "hierarchical_f1": "hierarchical F1",
+    "exact_path": "exact path accuracy",
+    "path_validity": "path validity",
+}
+"""Metrics of the whole path."""
+
+
+def level_metric(metric: str) -> tuple[str, str] | None:
+    """Metric and level that a name such as ``macro_f1_core`` is made of; None for other names."""
+    for of_level in LEVEL_METRICS:
+        level = metric.removeprefix(f"{of_level}_")
+        if level and level != metric:
+            return of_level, level
+    return None
+
+
+def metric_label(metric: str) -> str:
+    """For people: ``RMSE``, ``macro-F1 (core)``.
+
+    Raises
+    ------
+    ValueError
+        If there is no such metric.
+    """
+    label = METRIC_LABELS.get(metric) or PATH_METRICS.get(metric)
+    if label is None:
+        parts = level_metric(metric)
+        if parts is None:
+            raise ValueError(f"{metric!r} is no metric")
+        label = f"{LEVEL_METRICS[parts[0]]} ({parts[1]})"
+    return label
+
+
+def lower_is_better(metric: str) -> bool:
+    """Whether the smaller value is the better one; of a level as of the whole."""
+    parts = level_metric(metric)
+    return (parts[0] if parts else metric) in LOWER_IS_BETTER

@@ -14,7 +14,15 @@ from dataclasses import dataclass
 from os import PathLike
 from typing import TYPE_CHECKING, Any, Literal
 
-from perceive.evaluation import LOWER_IS_BETTER, METRIC_LABELS
+from perceive.evaluation import (
+    LEVEL_METRICS,
+    METRIC_LABELS,
+    PATH_METRICS,
+    level_metric,
+    lower_is_better,
+    metric_label,
+)
+from perceive.variables import HIERARCHIES
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -27,13 +35,17 @@ ACCEPTANCE_COLUMNS = (
 )  # fmt: skip
 
 
-_GATE = re.compile(r"(\w+)\s*(?:\[\s*([^\[\]]+?)\s*\])?\s*([<>]=)\s*(\S+)")
+# The metric of a hierarchy ends in the name of a level, which may be any.
+_METRIC = re.compile(r"\w(?:[^\[\]<>=]*[^\[\]<>=\s])?")
+_GATE = re.compile(rf"({_METRIC.pattern})\s*(?:\[\s*([^\[\]]+?)\s*\])?\s*([<>]=)\s*(\S+)")
 # Slice values that name their column by themselves.
 _COLUMN_OF = {
     **dict.fromkeys(("SHORT", "MEDIUM", "LONG"), "length_bucket"),
     **dict.fromkeys(("LOW", "HIGH"), "risk_level"),
     **dict.fromkeys(("en", "hinglish"), "language"),
 }
+# Those of its levels come on top: only the taxonomy knows their names.
+_OF_HIERARCHIES = ("blend_gain", *PATH_METRICS)
 
 
 @dataclass(frozen=True)
@@ -47,7 +59,8 @@ class Gate:
     Parameters
     ----------
     variable, metric : str
-        The metric as named in ``metrics.json``, for example ``rmse``, ``pearson``, ``blend_gain``.
+        The metric as named in ``metrics.json``, for example ``rmse``, ``pearson``, ``blend_gain``; of a
+        hierarchy ``hierarchical_f1``, or a metric of one of its levels, ``macro_f1_core``.
     op : '<=' or '>='
     threshold : float
     slice : str, optional
@@ -67,8 +80,16 @@ class Gate:
 
     def __post_init__(self) -> None:
         where = f"gate of {self.variable!r} on {self.metric!r}"
-        if self.metric not in METRIC_LABELS:
-            raise ValueError(f"{where}: unknown metric; allowed: {', '.join(METRIC_LABELS)}")
+        if self.variable not in HIERARCHIES:
+            if self.metric not in METRIC_LABELS:
+                raise ValueError(f"{where}: unknown metric; allowed: {', '.join(METRIC_LABELS)}")
+        elif self.metric not in _OF_HIERARCHIES and not (
+            level_metric(self.metric) and _METRIC.fullmatch(self.metric)
+        ):
+            raise ValueError(
+                f"{where}: unknown metric; allowed: {', '.join(_OF_HIERARCHIES)}, and of each level, as in "
+                f"macro_f1_core: {', '.join(LEVEL_METRICS)}"
+            )
         if self.op not in OPERATORS:
             raise ValueError(f"{where}: op is {self.op!r}; allowed: {', '.join(OPERATORS)}")
         number = isinstance(self.threshold, (int, float)) and not isinstance(self.threshold, bool)
@@ -115,7 +136,7 @@ class Gate:
     def label(self) -> str:
         """For people: ``RMSE on SHORT <= 0.16``."""
         on = f" on {self.slice.partition('=')[2]}" if self.slice else ""
-        return f"{METRIC_LABELS[self.metric]}{on} {self.op} {self.threshold:g}"
+        return f"{metric_label(self.metric)}{on} {self.op} {self.threshold:g}"
 
     def holds(self, value: float) -> bool:
         """Whether a number is on the right side; the threshold itself is."""
@@ -192,7 +213,11 @@ def _judged(result: Mapping[str, Any], gate: Gate) -> dict[str, Any]:
     best = best_of(compared, gate.metric)
     # A slice has no ceiling of its own: its error variance would rest on a handful of ratings.
     ceiling = (result.get("noise_ceiling") or {}).get(gate.metric) if gate.slice is None else None
-    if n == 0:
+    of_level = level_metric(gate.metric) if result.get("kind") == "hierarchy" else None
+    if of_level and of_level[1] not in result["observed"]:
+        levels = ", ".join(result["observed"])
+        note = f"not measured: the taxonomy has no level {of_level[1]!r} (it has {levels})"
+    elif n == 0:
         note = "no rows (n=0)"
     elif numbers is None or value is None:
         note = f"not measured (n={n}, owners={owners})"
@@ -227,7 +252,7 @@ def best_of(values: Mapping[str, float | None], metric: str) -> str | None:
     defined = {name: value for name, value in values.items() if value is not None and not math.isnan(value)}
     if not defined:
         return None
-    sign = 1 if metric in LOWER_IS_BETTER else -1
+    sign = 1 if lower_is_better(metric) else -1
     return min(defined, key=lambda name: sign * defined[name])
 
 

@@ -29,6 +29,7 @@ import pandas as pd
 from numpy.typing import NDArray
 from scipy.sparse import csr_array
 
+from perceive.evaluation import PATH_METRICS, TOP_K
 from perceive.evaluation.bootstrap import (
     LEVEL,
     N_BOOTSTRAP,
@@ -47,29 +48,7 @@ if TYPE_CHECKING:
 Codes = NDArray[np.int64]
 Levels = Sequence[Array]
 
-TOP_K = 3
 N_CONFUSIONS = 12
-
-LEVEL_METRICS: dict[str, str] = {
-    "macro_f1": "macro-F1",
-    "accuracy": "accuracy",
-    f"top{TOP_K}_accuracy": f"top-{TOP_K} accuracy",
-    "log_loss": "log loss",
-    "brier": "Brier",
-    "ece": "ECE",
-    "mce": "MCE",
-    "classwise_ece": "classwise ECE",
-}
-"""Metrics of one level; in a result their names end in the level's: ``macro_f1_core``."""
-
-PATH_METRICS: dict[str, str] = {
-    "hierarchical_precision": "hierarchical precision",
-    "hierarchical_recall": "hierarchical recall",
-    "hierarchical_f1": "hierarchical F1",
-    "exact_path": "exact path accuracy",
-    "path_validity": "path validity",
-}
-"""Metrics of the whole path."""
 
 LEXICON_CORES: dict[str, str] = {"joy": "Happy", "sadness": "Sad", "anger": "Angry", "fear": "Fearful"}
 """Core that each emotion's words stand for; words of trust stand for Strong where the text is aroused
@@ -184,16 +163,6 @@ def is_path(codes: Codes, taxonomy: Taxonomy) -> NDArray[np.bool_]:
 
 
 # --- metrics -------------------------------------------------------------------------------------------
-
-
-def metric_label(metric: str) -> str:
-    """For people: ``macro-F1 (core)``."""
-    if metric in PATH_METRICS:
-        return PATH_METRICS[metric]
-    for prefix in sorted(LEVEL_METRICS, key=len, reverse=True):
-        if metric.startswith(prefix + "_"):
-            return f"{LEVEL_METRICS[prefix]} ({metric[len(prefix) + 1 :]})"
-    raise ValueError(f"{metric!r} is no metric of a hierarchy")
 
 
 class PathScores:

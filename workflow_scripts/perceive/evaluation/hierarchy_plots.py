@@ -14,7 +14,8 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.ticker import MaxNLocator
 
-from perceive.evaluation.hierarchy import BASELINE_LABELS, metric_label
+from perceive.evaluation import metric_label
+from perceive.evaluation.hierarchy import BASELINE_LABELS
 from perceive.evaluation.plots import BASE_LABELS, _number, _title
 from perceive.figures import BLACK, BLUE, GREY, ORANGE, SKY, PathLike, new_figure, shown
 

@@ -15,7 +15,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 from numpy.typing import ArrayLike
 
-from perceive.evaluation import METRIC_LABELS
+from perceive.evaluation import metric_label
 from perceive.evaluation.baselines import BASELINE_LABELS
 from perceive.evaluation.gates import Gate
 from perceive.evaluation.metrics import as_pair
@@ -213,10 +213,10 @@ def slice_plot(
         axes.set_ylim((places[-1] if places else 0) + 0.8, -0.8)
         axes.tick_params(axis="y", length=0)
         axes.grid(axis="x", lw=0.5, alpha=0.6)
-        axes.set_xlabel(f"{METRIC_LABELS[metric]} with 95 % interval over owners")
+        axes.set_xlabel(f"{metric_label(metric)} with 95 % interval over owners")
         if axes.get_legend_handles_labels()[0]:
             figure.legend(frameon=False, loc="outside lower center", ncols=3)
-        _title(figure, variable, f"{METRIC_LABELS[metric]} by slice", n)
+        _title(figure, variable, f"{metric_label(metric)} by slice", n)
 
 
 def _known(part: Mapping[str, Any], metric: str) -> bool:
@@ -271,7 +271,7 @@ def baseline_plot(
                 )  # fmt: skip
             axes.set_xlim(left - (0.03 * (right - left) if left < 0 else 0.0), right + 0.03 * (right - left))
             axes.axvline(0, color=BLACK, lw=0.8)
-            axes.set_xlabel(f"{METRIC_LABELS[metric]} ({better} is better)")
+            axes.set_xlabel(f"{metric_label(metric)} ({better} is better)")
             axes.set_yticks(places, [label for label, _, _ in rows])
             axes.tick_params(axis="y", length=0)
             axes.grid(axis="x", lw=0.5, alpha=0.6)
