@@ -23,7 +23,7 @@ configfile: f"{workflow.basedir}/config/config.yaml"
 
 REPOSITORY = Path(workflow.basedir)
 sys.path.insert(0, str(REPOSITORY / "workflow_scripts"))
-from perceive import config as configuration
+from perceive import config as configuration, variables
 from perceive.corpus.reader import CorpusError, content_digests, input_files, taxonomy_path
 from perceive.io import file_sha256
 from perceive.job import lead_jobs
@@ -38,23 +38,29 @@ except configuration.ConfigError as error:
 
 VARIABLES = SETTINGS.variables
 EVERY_VARIABLE = list(configuration.VARIABLES)
+REGRESSIONS, HIERARCHIES = variables.REGRESSIONS, variables.HIERARCHIES
 RESULTS = SETTINGS.results
 LEDGER = SETTINGS.ledger_path()
 FOLDS = range(SETTINGS.splits.folds)
 BASES = ["lx", "eb", "tm", "full"]
+PATH_BASES = ["lx", "eb", "transformer"]
 PLOTS = ["reliability", "residuals", "slices", "baselines"]
+PATH_PLOTS = ["reliability", "confusion", "confusions", "slices", "baselines"]
 PORTRAIT = ["counts", "labels", "moods", "agreement", "invoked_expressed"]
 
 
 wildcard_constraints:
     variable="|".join(EVERY_VARIABLE),
-    base="|".join(BASES),
+    base="|".join(dict.fromkeys([*BASES, *PATH_BASES])),
     language="en|hinglish",
 
 
 # --- State files: what decides that a rule must run again (see perceive/state.py) ------------------------
 
 
+LEXICONS = sorted(
+    str(path.relative_to(REPOSITORY)) for path in (REPOSITORY / "resources/lexicons").glob("*.tsv")
+)
 # Script name to the resources that it reads beside its inputs.
 SCRIPTS = {
     "synthesize": ["resources/synthesis"],
@@ -67,19 +73,30 @@ SCRIPTS = {
     "splits": [],
     "audit_splits": [],
     "encoder": [],
-    "lexical": ["resources/lexicons"],
+    "lexical": [path for path in LEXICONS if not path.endswith("inhibition.tsv")],
+    "inhibition": LEXICONS,
     "embedding": ["resources/anchors.tsv"],
     "temporal": [],
     "folds": [],
     "tuning": [],
+    "tuning_transformer": [],
     "oof": [],
+    "oof_paths": [],
+    "oof_transformer": [],
     "audit_oof": [],
     "models": [],
+    "models_paths": [],
+    "models_transformer": [],
     "blend": [],
+    "blend_paths": [],
+    "answers": [],
     "calibration": [],
+    "calibration_paths": [],
     "evaluation": [],
+    "evaluation_paths": [],
     "acceptance": [],
     "export": [],
+    "export_paths": [],
 }
 
 
@@ -99,10 +116,15 @@ else:
     ANNOTATIONS = [f"{RESULTS}/corpus/annotations.jsonl"]
     CORPUS = SETTINGS.corpus.model_copy(update={"annotations": ANNOTATIONS})
 
+TAXONOMY = taxonomy_path(CORPUS, Path.cwd())
+if TAXONOMY is None and set(VARIABLES) & set(HIERARCHIES):
+    raise WorkflowError("corpus.taxonomy is needed for invoked and expressed; name its file")
+TAXONOMY = [] if TAXONOMY is None else str(TAXONOMY)
+
 if workflow.is_main_process:
     state = StateWriter(Path(RESULTS), REPOSITORY)
     slices = configuration.slices(SETTINGS)
-    slices["ingest"]["annotations"] = CORPUS.annotations
+    slices["ingest"]["annotations"] = CORPUS.model_dump(mode="json")["annotations"]
     state.write_config(slices)
     state.write_code(SCRIPTS, REPOSITORY / "envs" / "requirements.lock")
     state.write_ledger(Path(LEDGER), Path(RESULTS) / "splits" / "ledger.sha256")
@@ -131,6 +153,7 @@ include: "rules/tuning.smk"
 include: "rules/oof.smk"
 include: "rules/models.smk"
 include: "rules/blend.smk"
+include: "rules/answers.smk"
 include: "rules/calibration.smk"
 include: "rules/evaluation.smk"
 include: "rules/export.smk"
@@ -143,7 +166,11 @@ rule all:
         f"{RESULTS}/corpus/review.csv",
         expand(f"{RESULTS}/corpus/{{plot}}.png", plot=PORTRAIT),
         f"{RESULTS}/acceptance.tsv",
-        expand(f"{RESULTS}/evaluation/{{variable}}/{{plot}}.png", variable=VARIABLES, plot=PLOTS),
+        [
+            f"{RESULTS}/evaluation/{name}/{plot}.png"
+            for name in VARIABLES
+            for plot in (PATH_PLOTS if name in HIERARCHIES else PLOTS)
+        ],
         expand(f"{RESULTS}/export/{{variable}}/latency.json", variable=VARIABLES),
 
 

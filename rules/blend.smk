@@ -19,9 +19,41 @@ rule blend:
         f"{RESULTS}/logs/blend/{{variable}}.log",
     benchmark:
         f"{RESULTS}/benchmarks/blend/{{variable}}.tsv"
+    wildcard_constraints:
+        variable=one_of(REGRESSIONS),
     conda:
         "../envs/environment.yaml"
     message:
         "Blending the base models of {wildcards.variable}"
     script:
         "../workflow_scripts/blend.py"
+
+
+rule blend_paths:
+    input:
+        corpus=f"{RESULTS}/corpus/items.parquet",
+        split_items=f"{RESULTS}/splits/items.parquet",
+        lexical=f"{RESULTS}/features/lexical.parquet",
+        labels=f"{RESULTS}/corpus/labels/{{variable}}.parquet",
+        taxonomy=TAXONOMY,
+        predictions=expand(f"{RESULTS}/oof/{{{{variable}}}}/{{base}}.npy", base=PATH_BASES),
+        audit=f"{RESULTS}/oof/{{variable}}/audit.json",
+        settings=settings("blend"),
+        code=code("blend_paths"),
+    output:
+        model=f"{RESULTS}/blend/{{variable}}/model.txt",
+        meta=f"{RESULTS}/blend/{{variable}}/blend.json",
+        # Of the training rows, each by a blender that did not see its fold.
+        weights=f"{RESULTS}/blend/{{variable}}/weights.npy",
+    log:
+        f"{RESULTS}/logs/blend/{{variable}}.log",
+    benchmark:
+        f"{RESULTS}/benchmarks/blend/{{variable}}.tsv"
+    wildcard_constraints:
+        variable=one_of(HIERARCHIES),
+    conda:
+        "../envs/environment.yaml"
+    message:
+        "Blending the base models of {wildcards.variable}"
+    script:
+        "../workflow_scripts/blend_paths.py"

@@ -1,4 +1,4 @@
-# Isotonic calibration with a bounded slope, fitted on val.
+# Calibration, fitted on val: isotonic with a bounded slope for scales, level by level for hierarchies.
 
 
 # The trained parts of a regression variable.
@@ -13,6 +13,7 @@ rule calibration:
         **ENSEMBLE,
         corpus=f"{RESULTS}/corpus/items.parquet",
         features=f"{RESULTS}/features/folds/final/val.parquet",
+        upstream=upstream,
         labels=f"{RESULTS}/corpus/labels/{{variable}}.parquet",
         settings=settings("calibration"),
         code=code("calibration"),
@@ -22,9 +23,35 @@ rule calibration:
         f"{RESULTS}/logs/calibration/{{variable}}.log",
     benchmark:
         f"{RESULTS}/benchmarks/calibration/{{variable}}.tsv"
+    wildcard_constraints:
+        variable=one_of(REGRESSIONS),
     conda:
         "../envs/environment.yaml"
     message:
         "Calibrating {wildcards.variable}"
     script:
         "../workflow_scripts/calibration.py"
+
+
+rule calibration_paths:
+    input:
+        corpus=f"{RESULTS}/corpus/items.parquet",
+        split_items=f"{RESULTS}/splits/items.parquet",
+        answers=f"{RESULTS}/answers/{{variable}}/blend.npy",
+        labels=f"{RESULTS}/corpus/labels/{{variable}}.parquet",
+        taxonomy=TAXONOMY,
+        code=code("calibration_paths"),
+    output:
+        calibrator=f"{RESULTS}/calibration/{{variable}}/calibrator.json",
+    log:
+        f"{RESULTS}/logs/calibration/{{variable}}.log",
+    benchmark:
+        f"{RESULTS}/benchmarks/calibration/{{variable}}.tsv"
+    wildcard_constraints:
+        variable=one_of(HIERARCHIES),
+    conda:
+        "../envs/environment.yaml"
+    message:
+        "Calibrating {wildcards.variable}"
+    script:
+        "../workflow_scripts/calibration_paths.py"

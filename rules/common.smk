@@ -13,8 +13,25 @@ def data(part):
     return f"{RESULTS}/state/data/{part}.sha256"
 
 
+def one_of(names):
+    """A wildcard's constraint."""
+    return "|".join(names)
+
+
 def base_settings(wildcards):
     return settings(f"models/{wildcards.base}")
+
+
+def bases(wildcards):
+    """Base models of a variable, in the order of the blender's outputs."""
+    return PATH_BASES if wildcards.variable in HIERARCHIES else BASES
+
+
+def upstream(wildcards):
+    """Answers of other variables that are features of this one's full model; the other bases have none."""
+    if getattr(wildcards, "base", "full") != "full":
+        return []
+    return [f"{RESULTS}/answers/{name}/upstream.parquet" for name in SETTINGS.reads(wildcards.variable)]
 
 
 def tuned(wildcards):

@@ -8,6 +8,7 @@ rule evaluation:
         corpus=f"{RESULTS}/corpus/items.parquet",
         split_items=f"{RESULTS}/splits/items.parquet",
         features=f"{RESULTS}/features/folds/final/test.parquet",
+        upstream=upstream,
         labels=f"{RESULTS}/corpus/labels/{{variable}}.parquet",
         agreement=f"{RESULTS}/corpus/agreement/{{variable}}.json",
         settings=settings("evaluation"),
@@ -20,12 +21,45 @@ rule evaluation:
         f"{RESULTS}/logs/evaluation/{{variable}}.log",
     benchmark:
         f"{RESULTS}/benchmarks/evaluation/{{variable}}.tsv"
+    wildcard_constraints:
+        variable=one_of(REGRESSIONS),
     conda:
         "../envs/environment.yaml"
     message:
         "Evaluating {wildcards.variable} on the test split"
     script:
         "../workflow_scripts/evaluation.py"
+
+
+rule evaluation_paths:
+    input:
+        corpus=f"{RESULTS}/corpus/items.parquet",
+        split_items=f"{RESULTS}/splits/items.parquet",
+        lexical=f"{RESULTS}/features/lexical.parquet",
+        answers=f"{RESULTS}/answers/{{variable}}/blend.npy",
+        bases=expand(f"{RESULTS}/answers/{{{{variable}}}}/{{base}}.npy", base=PATH_BASES),
+        calibrator=f"{RESULTS}/calibration/{{variable}}/calibrator.json",
+        labels=f"{RESULTS}/corpus/labels/{{variable}}.parquet",
+        agreement=f"{RESULTS}/corpus/agreement/{{variable}}.json",
+        taxonomy=TAXONOMY,
+        settings=settings("evaluation"),
+        code=code("evaluation_paths"),
+    output:
+        metrics=f"{RESULTS}/evaluation/{{variable}}/metrics.json",
+        predictions=f"{RESULTS}/evaluation/{{variable}}/predictions.parquet",
+        plots=expand(f"{RESULTS}/evaluation/{{{{variable}}}}/{{plot}}.png", plot=PATH_PLOTS),
+    log:
+        f"{RESULTS}/logs/evaluation/{{variable}}.log",
+    benchmark:
+        f"{RESULTS}/benchmarks/evaluation/{{variable}}.tsv"
+    wildcard_constraints:
+        variable=one_of(HIERARCHIES),
+    conda:
+        "../envs/environment.yaml"
+    message:
+        "Evaluating {wildcards.variable} on the test split"
+    script:
+        "../workflow_scripts/evaluation_paths.py"
 
 
 rule acceptance:

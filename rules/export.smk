@@ -7,6 +7,7 @@ rule export:
         calibrator=f"{RESULTS}/calibration/{{variable}}/calibrator.json",
         corpus=f"{RESULTS}/corpus/items.parquet",
         features=f"{RESULTS}/features/folds/final/val.parquet",
+        upstream=upstream,
         settings=settings("export"),
         code=code("export"),
     output:
@@ -18,6 +19,8 @@ rule export:
         f"{RESULTS}/logs/export/{{variable}}.log",
     benchmark:
         f"{RESULTS}/benchmarks/export/{{variable}}.tsv"
+    wildcard_constraints:
+        variable=one_of(REGRESSIONS),
     conda:
         "../envs/environment.yaml"
     resources:
@@ -26,3 +29,42 @@ rule export:
         "Exporting {wildcards.variable} to OpenVINO"
     script:
         "../workflow_scripts/export.py"
+
+
+rule export_paths:
+    input:
+        **PATH_ENSEMBLE,
+        calibrator=f"{RESULTS}/calibration/{{variable}}/calibrator.json",
+        corpus=f"{RESULTS}/corpus/items.parquet",
+        cues=f"{RESULTS}/features/inhibition.parquet",
+        features=f"{RESULTS}/features/folds/final/val.parquet",
+        encoder=f"{RESULTS}/encoder/{SETTINGS.transformer.encoder}/encoder.json",
+        taxonomy=TAXONOMY,
+        backbone=settings("path_models/transformer"),
+        settings=settings("export"),
+        code=code("export_paths"),
+    output:
+        models=expand(
+            f"{RESULTS}/export/{{{{variable}}}}/{{precision}}/model.xml", precision=["fp32", "fp16", "int8"]
+        ),
+        weights=expand(
+            f"{RESULTS}/export/{{{{variable}}}}/{{precision}}/model.bin", precision=["fp32", "fp16", "int8"]
+        ),
+        parity=f"{RESULTS}/export/{{variable}}/parity.json",
+        latency=f"{RESULTS}/export/{{variable}}/latency.json",
+    log:
+        f"{RESULTS}/logs/export/{{variable}}.log",
+    benchmark:
+        f"{RESULTS}/benchmarks/export/{{variable}}.tsv"
+    wildcard_constraints:
+        variable=one_of(HIERARCHIES),
+    conda:
+        "../envs/environment.yaml"
+    # Its times are not to be shared with other jobs.
+    threads: workflow.cores or 1
+    resources:
+        mem_mb=4000,
+    message:
+        "Exporting {wildcards.variable} to OpenVINO in three precisions"
+    script:
+        "../workflow_scripts/export_paths.py"

@@ -1,4 +1,4 @@
-# Features: 15 of the words, 384 + 6 of the meaning, 13 of the owner's timeline.
+# Features: 15 of the words, 4 cues of inhibition, 384 + 6 of the meaning, 13 of the owner's timeline.
 
 
 rule lexical:
@@ -19,6 +19,26 @@ rule lexical:
         "Counting words of feeling"
     script:
         "../workflow_scripts/lexical.py"
+
+
+rule inhibition:
+    input:
+        corpus=f"{RESULTS}/corpus/items.parquet",
+        licensed=list(SETTINGS.features.licensed_lexicons.values()),
+        settings=settings("lexical"),
+        code=code("inhibition"),
+    output:
+        features=f"{RESULTS}/features/inhibition.parquet",
+    log:
+        f"{RESULTS}/logs/inhibition.log",
+    benchmark:
+        f"{RESULTS}/benchmarks/inhibition.tsv"
+    conda:
+        "../envs/environment.yaml"
+    message:
+        "Counting what holds feelings back"
+    script:
+        "../workflow_scripts/inhibition.py"
 
 
 rule embedding:

@@ -4,6 +4,7 @@
 rule models:
     input:
         features=f"{RESULTS}/features/folds/final/train.parquet",
+        upstream=upstream,
         labels=f"{RESULTS}/corpus/labels/{{variable}}.parquet",
         tuned=tuned,
         settings=base_settings,
@@ -15,9 +16,66 @@ rule models:
         f"{RESULTS}/logs/models/{{variable}}/{{base}}.log",
     benchmark:
         f"{RESULTS}/benchmarks/models/{{variable}}/{{base}}.tsv"
+    wildcard_constraints:
+        variable=one_of(REGRESSIONS),
     conda:
         "../envs/environment.yaml"
     message:
         "Training {wildcards.base} of {wildcards.variable}"
     script:
         "../workflow_scripts/models.py"
+
+
+rule models_paths:
+    input:
+        features=f"{RESULTS}/features/folds/final/train.parquet",
+        labels=f"{RESULTS}/corpus/labels/{{variable}}.parquet",
+        taxonomy=TAXONOMY,
+        settings=settings("path_models/{base}"),
+        code=code("models_paths"),
+    output:
+        model=f"{RESULTS}/models/{{variable}}/{{base}}/model.txt",
+        meta=f"{RESULTS}/models/{{variable}}/{{base}}/model.json",
+    log:
+        f"{RESULTS}/logs/models/{{variable}}/{{base}}.log",
+    benchmark:
+        f"{RESULTS}/benchmarks/models/{{variable}}/{{base}}.tsv"
+    wildcard_constraints:
+        variable=one_of(HIERARCHIES),
+        base="lx|eb",
+    conda:
+        "../envs/environment.yaml"
+    message:
+        "Training {wildcards.base} of {wildcards.variable}"
+    script:
+        "../workflow_scripts/models_paths.py"
+
+
+rule models_transformer:
+    input:
+        **TRANSFORMER,
+        labels=f"{RESULTS}/corpus/labels/{{variable}}.parquet",
+        tuned=f"{RESULTS}/tuning/{{variable}}/best.json",
+        settings=settings("path_models/transformer"),
+        code=code("models_transformer"),
+    output:
+        model=f"{RESULTS}/models/{{variable}}/transformer/model.safetensors",
+        meta=f"{RESULTS}/models/{{variable}}/transformer/model.json",
+    log:
+        f"{RESULTS}/logs/models/{{variable}}/transformer.log",
+    benchmark:
+        f"{RESULTS}/benchmarks/models/{{variable}}/transformer.tsv"
+    wildcard_constraints:
+        variable=one_of(HIERARCHIES),
+    priority: 10
+    conda:
+        "../envs/environment.yaml"
+    threads: workflow.cores or 1
+    resources:
+        mem_mb=4000,
+    params:
+        states=STATES,
+    message:
+        "Training the transformer of {wildcards.variable}"
+    script:
+        "../workflow_scripts/models_transformer.py"

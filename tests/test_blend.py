@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from scipy.special import softmax
 
 from perceive import config
-from perceive.blend import combine, constant_scores, fit_blender
+from perceive.blend import PathLogLoss, SquaredError, constant_scores, fit_blender
 from perceive.features.matrix import CONTEXT
 
 SETTINGS: dict[str, Any] = config.slices(config.Settings())["blend"]
@@ -40,7 +40,13 @@ def fit(
     **changes: Any,
 ) -> tuple[lgb.Booster, dict[str, Any]]:
     fold = np.arange(len(target)) % folds
-    return fit_blender(context, predictions, target, fold, CONTEXT, {**SETTINGS, **changes}, threads=threads)
+    loss = SquaredError(predictions, target)
+    blend = fit_blender(context, loss, fold, CONTEXT, {**SETTINGS, **changes}, threads=threads)
+    return blend.booster, blend.facts
+
+
+def combine(scores: np.ndarray, predictions: np.ndarray) -> np.ndarray:
+    return np.asarray((softmax(scores, axis=1) * predictions).sum(axis=1))
 
 
 def raw(booster: lgb.Booster, context: np.ndarray) -> np.ndarray:
@@ -81,7 +87,7 @@ def test_scores_stay_small_where_one_base_has_nearly_all_the_weight() -> None:
     # As real bases: all too careful, and the last, which knows everything, the best nearly everywhere.
     full = 0.04 * words + 0.07 * sentence
     predictions = 0.5 + np.column_stack([0.06 * words, 0.03 * sentence, 0.01 * time, full])
-    assert softmax(constant_scores(predictions, target))[3] > 0.9
+    assert softmax(constant_scores(SquaredError(predictions, target)))[3] > 0.9
     booster, facts = fit(context, predictions, target, min_data_in_leaf=20)
     assert np.abs(raw(booster, context)).max() < 30
     assert facts["rounds"] > 0 and facts["rmse"] < 0.95 * facts["rmse_constant_weights"]
@@ -139,7 +145,9 @@ def test_a_context_that_does_not_help_gets_constant_weights() -> None:
     assert (scores == scores[0]).all()
     # Inverse variances: four to one.
     np.testing.assert_allclose(softmax(scores[0]), [0.8, 0.2], atol=0.05)
-    np.testing.assert_allclose(softmax(scores[0]), softmax(constant_scores(predictions, target)), atol=1e-6)
+    np.testing.assert_allclose(
+        softmax(scores[0]), softmax(constant_scores(SquaredError(predictions, target))), atol=1e-6
+    )
 
 
 @pytest.mark.parametrize("helpful", [True, False])
@@ -234,7 +242,7 @@ def test_constant_weights_are_the_best_on_the_simplex(seed: int, k: int) -> None
     rng = np.random.default_rng(seed)
     target = rng.random(120)
     predictions = noisy(rng, target, *rng.uniform(0.05, 0.5, k)) + rng.normal(0, 0.1, k)
-    scores = constant_scores(predictions, target)
+    scores = constant_scores(SquaredError(predictions, target))
     best = rmse(predictions @ softmax(scores), target)
     for other in [*np.eye(k), *rng.dirichlet(np.full(k, 0.5), 50)]:
         assert best <= rmse(predictions @ other, target) * 1.002
@@ -251,3 +259,77 @@ def test_values_must_be_finite(where: str) -> None:
 def test_one_fold_is_an_error() -> None:
     with pytest.raises(ValueError, match="two folds at least"):
         fit(*experts(60), folds=1)
+
+
+# --- Paths -------------------------------------------------------------------------------------------------
+
+
+def path_experts(n: int = 900, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
+    """Probabilities of the label at two levels: one base is good on SHORT texts, the other elsewhere."""
+    rng = np.random.default_rng(seed)
+    context = contexts(rng, n)
+    short = context[:, 0] > 0
+    good, bad = rng.uniform(0.6, 0.95, (n, 2)), rng.uniform(0.02, 0.2, (n, 2))
+    predictions = np.stack([np.where(short[:, None], good, bad), np.where(short[:, None], bad, good)], axis=1)
+    predictions[rng.random(n) < 0.2, :, 1] = np.nan  # labels that stop at the first level
+    return context, predictions
+
+
+def test_experts_of_a_context_are_found_for_paths() -> None:
+    context, predictions = path_experts()
+    folds = np.arange(len(context)) % 5
+    blend = fit_blender(context, PathLogLoss(predictions), folds, CONTEXT, SETTINGS)
+    alpha = softmax(raw(blend.booster, context), axis=1)
+    short = context[:, 0] > 0
+    assert alpha[short, 0].mean() > 0.85 and alpha[~short, 1].mean() > 0.85
+    assert blend.facts["log_loss"] < 0.6 * min(blend.facts["log_loss_bases"])
+    assert blend.facts["gain_over_best_base"] == pytest.approx(
+        1 - blend.facts["log_loss"] / min(blend.facts["log_loss_bases"])
+    )
+
+
+def test_held_out_weights_come_from_blenders_that_did_not_see_the_fold() -> None:
+    context, predictions = path_experts(400)
+    folds = np.arange(400) % 4
+    settings_ = {**SETTINGS, "max_trees": 12, "min_data_in_leaf": 20}
+    before = fit_blender(context, PathLogLoss(predictions), folds, CONTEXT, settings_)
+    np.testing.assert_allclose(before.held_out.sum(axis=1), 1)
+    # Turn what fold 0 says upside down: its own weights must not follow, those of the others must.
+    turned = predictions.copy()
+    turned[folds == 0] = turned[folds == 0][:, ::-1]
+    after = fit_blender(context, PathLogLoss(turned), folds, CONTEXT, settings_)
+    if before.facts["rounds"] == after.facts["rounds"]:
+        np.testing.assert_array_equal(after.held_out[folds == 0], before.held_out[folds == 0])
+    assert np.abs(after.held_out[folds != 0] - before.held_out[folds != 0]).max() > 0.01
+
+
+@settings(max_examples=25)
+@given(st.integers(0, 10_000), st.integers(2, 4), st.booleans())
+def test_slopes_are_the_derivatives_of_the_errors(seed: int, k: int, paths: bool) -> None:
+    rng = np.random.default_rng(seed)
+    n = 6
+    if paths:
+        p = rng.uniform(0.05, 0.95, (n, k, 3))
+        p[rng.random(n) < 0.5, :, 2] = np.nan
+        loss: Any = PathLogLoss(p)
+    else:
+        loss = SquaredError(rng.random((n, k)), rng.random(n))
+    scores, step = rng.normal(size=(n, k)), 1e-6
+    gradient, hessian = loss.slopes(softmax(scores, axis=1))
+    assert (hessian >= 0).all()
+    for column in range(k):
+        moved = [scores.copy(), scores.copy()]
+        moved[0][:, column] -= step
+        moved[1][:, column] += step
+        low, high = (loss.errors(softmax(of, axis=1)) for of in moved)
+        np.testing.assert_allclose(gradient[:, column], (high - low) / (2 * step), atol=1e-5)
+
+
+@pytest.mark.parametrize("wrong", ["no label", "one base lacks it", "infinite"])
+def test_paths_without_a_label_or_a_probability_are_refused(wrong: str) -> None:
+    _, predictions = path_experts(20)
+    predictions[4] = {"no label": np.nan, "one base lacks it": predictions[4], "infinite": np.inf}[wrong]
+    if wrong == "one base lacks it":
+        predictions[4, 0] = np.nan
+    with pytest.raises(ValueError, match="without a label, or a probability that is not finite"):
+        PathLogLoss(predictions)

@@ -12,13 +12,19 @@ import yaml
 
 from perceive import config, io
 from perceive.features.lexical import LICENSABLE
-from perceive.variables import SUPPORTED
+from perceive.variables import HIERARCHIES, REGRESSIONS, SUPPORTED
 
 FOLDER = Path(__file__).resolve().parent.parent / "config"
 DEFAULT = config.Settings().model_dump(mode="json")
-TUNED = {f"tuning/{name}" for name in SUPPORTED}
+TUNED = {f"tuning/{name}" for name in REGRESSIONS}
+SEARCHED = {f"transformer/{name}" for name in HIERARCHIES}
+PATH_TREES = {"path_models/lx", "path_models/eb"}
+TRANSFORMER = {"path_models/transformer", *SEARCHED}
 BASES = {"models/lx", "models/eb", "models/tm"}
-SEEDED = {"splits", "agreement", "blend", "evaluation", "export", "models/full", *BASES, *TUNED}
+SEEDED = {
+    "splits", "agreement", "blend", "evaluation", "export", "models/full",
+    *BASES, *TUNED, *PATH_TREES, *TRANSFORMER,
+}  # fmt: skip
 
 
 def nested(key: str, value: Any) -> dict[str, Any]:
@@ -68,7 +74,8 @@ def test_every_key_of_the_schema_has_a_description_and_a_default() -> None:
     # Entries of lists and maps that a user writes whole; the lists and maps themselves have defaults.
     without_default = {
         ("Range", "low"), ("Range", "high"), ("MappedColumn", "column"), ("Join", "file"),
-        ("RatingTable", "file"), ("RatingTable", "labels"),
+        ("RatingTable", "file"), ("RatingTable", "labels"), ("Rung", "rows"), ("Rung", "epochs"),
+        ("AnnotationFile", "file"),
     }  # fmt: skip
     sections = {"": schema, **schema["$defs"]}
     assert len(sections) > 20
@@ -114,6 +121,32 @@ def test_presets_and_corpora_are_valid(path: Path) -> None:
             "corpus.columns.text.colum: unknown key; did you mean 'column'?",
         ),
         ("corpus.joins", [{"fil": "x"}], "corpus.joins.0.fil: unknown key; did you mean 'file'?"),
+        (
+            "corpus.annotations",
+            [{"file": "x", "constant": {}}],
+            "annotations.0.constant: unknown key; did you mean 'constants'? Allowed here: file, constants",
+        ),
+        (
+            "corpus.annotations",
+            ["x", {"file": "x", "constants": {"splits": "test"}}],
+            "corpus.annotations.1.constants.splits: Input should be 'owner_id'",
+        ),
+        ("corpus.header", ["id", "id"], "corpus.header: every column needs a name of its own"),
+        (
+            "corpus.labels",
+            {"invoked": {"value": {}}},
+            "corpus.labels.invoked.value: unknown key; did you mean 'values'?",
+        ),
+        (
+            "corpus.labels",
+            {"valence": {"separator": ","}},
+            "corpus.labels: valence: separator is for invoked and expressed only",
+        ),
+        (
+            "corpus.labels",
+            {"invoked": {"values": {"1": None}}},
+            "corpus.labels.invoked.values.1: Input should be a valid string",
+        ),
         ("corpus.order", {"step": 1}, "Allowed here: column, pattern, step_seconds, start"),
         (
             "corpus.labels",
@@ -152,9 +185,22 @@ def test_presets_and_corpora_are_valid(path: Path) -> None:
             ["mood"],
             "variables: unknown variable 'mood'; choose from valence, arousal, willingness",
         ),
-        ("variables", ["invoked"], "invoked is a hierarchy variable, which this version cannot train yet"),
+        (
+            "variables",
+            ["congruence"],
+            "congruence is a sequence variable, which this version cannot train yet",
+        ),
+        (
+            "transformer.encoder",
+            "hinglish",
+            "transformer.encoder is hinglish, which has no encoder of its own",
+        ),
+        ("transformer.space.top_layers", {"low": 0.5, "high": 2}, "low and high must be whole numbers"),
+        ("transformer.rungs", [], "transformer.rungs: List should have at least 1 item"),
+        ("path_models.levels", 4, "path_models.levels: Input should be less than or equal to 3"),
         ("variables", ["valence", "valence"], "variables: a variable is named twice"),
         ("gates", {"valence": ["loss <= 1"]}, "unknown metric; allowed: rmse, mae"),
+        ("gates", {"invoked": ["rmse <= 1"]}, "and of each level, as in macro_f1_core: macro_f1, accuracy"),
         ("tuning.space.num_leaves", {"low": 64, "high": 32}, "low (64) must not be above high (32)"),
         (
             "tuning.space.learning_rate",
@@ -206,7 +252,9 @@ def test_defaults_of_a_map_stay_where_one_entry_is_given() -> None:
     found = config.validate(
         {"tuning": {"trials": {"valence": 3}}, "encoders": {"hinglish": {"max_tokens": 64}}}
     )
-    assert found.tuning.trials == {"valence": 3, "arousal": 80, "willingness": 60}
+    assert found.tuning.trials == {
+        "valence": 3, "arousal": 80, "willingness": 60, "invoked": 60, "expressed": 60,
+    }  # fmt: skip
     assert found.encoders["en"] == config.Settings().encoders["en"]
     assert found.encoders["hinglish"].max_tokens == 64
 
@@ -259,21 +307,31 @@ def changed_slices(raw: dict[str, Any]) -> set[str]:
         ({"splits": {"near_duplicates": {"threshold": 0.9}}}, {"splits"}),
         ({"corpus": {"default_language": "hinglish"}}, {"ingest"}),
         ({"corpus": {"name": "other"}}, {"ingest", "splits"}),
+        ({"corpus": {"annotations": [{"file": "a", "constants": {"split": "test"}}]}}, {"ingest"}),
+        ({"corpus": {"header": ["id", "text"]}}, {"ingest"}),
+        ({"corpus": {"labels": {"invoked": {"values": {17: "Happy"}}}}}, {"ingest"}),
+        ({"corpus": {"labels": {"invoked": {"separator": ","}}}}, {"ingest"}),
         ({"splits": {"folds": 4}}, {"splits"}),
         ({"splits": {"ledger": "x.csv"}}, {"splits"}),
         ({"encoders": {"hinglish": {"max_tokens": 128}}}, {"encoder"}),
         ({"features": {"licensed_lexicons": {"joy": "joy.tsv"}}}, {"lexical"}),
         ({"models": {"lx": {"trees": 10}}}, {"models/lx"}),
         ({"models": {"tm": {"max_depth": 2}}}, {"models/tm"}),
-        ({"models": {"max_bin": 255}}, {"models/full", *BASES, *TUNED}),
-        ({"tuning": {"patience": 3}}, TUNED),
+        ({"models": {"max_bin": 255}}, {"models/full", *BASES, *TUNED, *PATH_TREES}),
+        ({"tuning": {"patience": 3}}, {*TUNED, *SEARCHED}),
+        ({"tuning": {"trials": {"invoked": 3}}}, {"transformer/invoked"}),
+        ({"path_models": {"eb": {"trees": 3}}}, {"path_models/eb"}),
+        ({"path_models": {"levels": 1}}, PATH_TREES),
+        ({"transformer": {"space": {"gamma": {"high": 2.5}}}}, SEARCHED),
+        ({"transformer": {"batch_rows": 64}}, TRANSFORMER),
+        ({"encoders": {"en": {"max_tokens": 128}}}, {"encoder", *TRANSFORMER}),
         ({"tuning": {"trials": {"arousal": 3}}}, {"tuning/arousal"}),
         ({"tuning": {"space": {"lambda_l1": {"high": 1}}}}, TUNED),
         ({"blend": {"max_trees": 10}}, {"blend"}),
         ({"calibration": {"ridge": 1}}, {"calibration"}),
         ({"evaluation": {"bootstrap": 100}}, {"evaluation"}),
         ({"gates": {"valence": ["rmse <= 0.5"]}}, {"acceptance"}),
-        ({"gates": {"invoked": []}}, set()),
+        ({"gates": {"congruence": []}}, set()),
         ({"export": {"latency_repeats": 20}}, {"export"}),
     ],
 )
@@ -292,6 +350,9 @@ def other(key: str, value: Any) -> Any:
     special = {
         "splits.mode": "grouped_temporal",
         "splits.published": "ignore",
+        "transformer.precision": "f32",
+        "transformer.device": "cpu",
+        "transformer.rungs": [{"rows": 1.0, "epochs": 1.0}],
         "encoders.en.sha256": "0" * 64,
         "encoders.hinglish.sha256": "0" * 64,
         "corpus.format": "csv",
@@ -315,12 +376,14 @@ def other(key: str, value: Any) -> Any:
     if key in special:
         return special[key]
     if isinstance(value, list):
-        return [*value, "mae <= 0.5"]
+        return [*value, "exact_path >= 0.5" if key.split(".")[-1] in HIERARCHIES else "mae <= 0.5"]
     if isinstance(value, bool):
         return not value
     if isinstance(value, int):
         return value + 1 if value < 250 or "max_tokens" not in key else value - 1
     if isinstance(value, float):
+        if "top_layers" in key:
+            return value + 1
         return value - 1 if value > 2 and value.is_integer() else value * 0.9 or 0.1
     return f"{value or 'x'}-other"
 
@@ -330,6 +393,8 @@ def test_every_setting_reaches_a_slice() -> None:
     exempt = {
         "results",
         "variables",
+        # Alone it is refused: the other language has no encoder of its own.
+        "transformer.encoder",
         *(f"gates.{name}" for name in DEFAULT["gates"] if name not in SUPPORTED),
     }
     silent = []

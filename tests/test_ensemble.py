@@ -14,9 +14,9 @@ import pytest
 from scipy.special import softmax
 
 from perceive import config
-from perceive.blend import fit_blender
+from perceive.blend import SquaredError, fit_blender
 from perceive.calibration import Calibrator, fit_calibrator
-from perceive.ensemble import RegressionEnsemble, base_columns
+from perceive.ensemble import RegressionEnsemble
 from perceive.export import report
 from perceive.export.report import ExportError, export_variable
 from perceive.features.matrix import ALL, BASE_FEATURES, BASES, CONTEXT
@@ -40,6 +40,10 @@ def rows(n: int, seed: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     return features, context, np.clip(0.5 + signal + 0.03 * rng.normal(size=n), 0, 1)
 
 
+def base_columns(base: str) -> list[int]:
+    return [ALL.index(name) for name in BASE_FEATURES[base]]
+
+
 def train(seed: int = 0, trees: int = 12) -> RegressionEnsemble:
     features, context, target = rows(400, seed)
     bases = {
@@ -58,8 +62,10 @@ def train(seed: int = 0, trees: int = 12) -> RegressionEnsemble:
     features, context, target = rows(400, seed + 50)
     predictions = np.column_stack([bases[name].predict(features[:, base_columns(name)]) for name in BASES])
     settings = {**SLICES["blend"], "max_trees": 6, "min_data_in_leaf": 20}
-    blender, _ = fit_blender(context, predictions, target, np.arange(400) % 3, CONTEXT, settings)
-    ensemble = RegressionEnsemble(bases, blender)
+    loss = SquaredError(predictions, target)
+    ensemble = RegressionEnsemble(
+        bases, fit_blender(context, loss, np.arange(400) % 3, CONTEXT, settings).booster
+    )
     features, context, target = rows(300, seed + 100)
     raw = ensemble.predict(features, context)["raw"].to_numpy()
     return replace(ensemble, calibrator=fit_calibrator(raw, target, SLICES["calibration"]))
@@ -73,10 +79,11 @@ def ensemble() -> RegressionEnsemble:
 # --- The ensemble ------------------------------------------------------------------------------------------
 
 
-def test_each_base_reads_its_own_columns() -> None:
-    assert [len(base_columns(name)) for name in BASES] == [15, 390, 13, 418]
+def test_each_base_reads_its_own_columns(ensemble: RegressionEnsemble) -> None:
+    assert [len(ensemble.base_columns(name)) for name in BASES] == [15, 390, 13, 418]
+    assert ensemble.columns == ALL
     for name in BASES:
-        assert tuple(ALL[column] for column in base_columns(name)) == BASE_FEATURES[name]
+        assert ensemble.base_columns(name) == base_columns(name)
 
 
 def test_predictions_are_blended_and_calibrated(ensemble: RegressionEnsemble) -> None:

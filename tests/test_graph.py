@@ -35,7 +35,7 @@ Y_KNOTS = np.array([0.1, 0.15, 0.15, 0.151, 0.7, 0.95], dtype=np.float32)
 
 
 def graph_leaves(ensemble: TreeEnsemble, model: ov.Model, rows: np.ndarray) -> np.ndarray:
-    return graph._graph_leaves(model, [ensemble], rows, None)
+    return graph._leaf_walk(model, [ensemble])(rows, None)
 
 
 @settings(max_examples=40, deadline=None)

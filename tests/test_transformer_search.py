@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 import optuna
+import pandas as pd
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -31,7 +32,13 @@ from perceive.transformer import search as module
 from perceive.transformer.backbone import Backbone, load_backbone
 from perceive.transformer.losses import one_hot
 from perceive.transformer.model import Scales
-from perceive.transformer.search import TransformerSearch, climbs, hierarchy_error, scales_error
+from perceive.transformer.search import (
+    TransformerSearch,
+    climbs,
+    hierarchy_error,
+    sample_owners,
+    scales_error,
+)
 from perceive.transformer.states import StateStore, TextTokenizer
 from perceive.transformer.training import Examples, Hyperparameters
 
@@ -103,6 +110,27 @@ def test_only_the_best_climb(whole: TransformerSearch) -> None:
     assert (table["state"] == np.where(complete, "complete", "pruned")).all()
     np.testing.assert_array_equal(table["error"][complete], table["rung_2"][complete])
     assert table["error"][~complete].isna().all()
+
+
+def test_the_first_trial_has_the_defaults_within_the_space(whole: TransformerSearch) -> None:
+    first = whole.table().iloc[0]
+    assert (first["top_layers"], first["gamma"]) == (2, 2.0)
+    assert first["learning_rate"] == 1e-3 and first["epochs"] == 3, "the nearest values that the space has"
+
+
+@given(st.lists(st.integers(0, 9), min_size=1, max_size=60), st.integers(1, 40), st.integers(0, 99))
+def test_a_sample_takes_whole_owners(owners: list[int], most: int, seed: int) -> None:
+    names = pd.Series([f"o{owner}" for owner in owners])
+    usable = np.array(owners) % 3 != 1
+    rows = sample_owners(names, usable, most, seed=seed)
+    assert (np.diff(rows) > 0).all() and usable[rows].all()
+    taken = set(names.iloc[rows])
+    assert set(rows) == {row for row in np.flatnonzero(usable) if names[row] in taken}, "all of an owner's"
+    sizes = names[usable].value_counts()
+    if usable.sum() <= most:
+        assert len(rows) == usable.sum()
+    else:
+        assert len(rows) >= most and len(rows) - min(sizes[list(taken)]) < most + max(sizes)
 
 
 def test_the_best_trial_is_told_with_how_the_search_went(whole: TransformerSearch) -> None:

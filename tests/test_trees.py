@@ -144,6 +144,16 @@ def test_adversarial_rows_catch_a_wrong_missing_mode(mode: int, broken) -> None:
     assert (broken(ensemble).leaves(rows) != own_leaves(booster, rows)).any()
 
 
+def test_adversarial_rows_do_not_depend_on_how_many_are_walked_together(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    booster, x = grow(5, 0, 20, 8)
+    ensemble = TreeEnsemble.from_lightgbm(booster)
+    together = adversarial_rows(ensemble, x, np.random.default_rng(1))
+    monkeypatch.setattr("perceive.export.trees.WALKED_AT_ONCE", 7 * ensemble.n_trees)
+    np.testing.assert_array_equal(adversarial_rows(ensemble, x, np.random.default_rng(1)), together)
+
+
 def test_adversarial_rows_keep_to_their_limit_and_need_base_rows() -> None:
     booster, x = grow(5, 0, 60, 31)
     ensemble = TreeEnsemble.from_lightgbm(booster)

@@ -21,10 +21,11 @@ import pytest
 import yaml
 
 from perceive.corpus.synthesize import generate, scaled
+from perceive.variables import CORES, HIERARCHIES, REGRESSIONS
 from perceive.variables import VARIABLES as ALL_VARIABLES
 
 REPOSITORY = Path(__file__).resolve().parent.parent
-VARIABLES = ["valence", "arousal", "willingness"]
+VARIABLES = [*REGRESSIONS, *HIERARCHIES]
 SMALL = {
     "corpus": {"name": "small", "annotations": ["annotations.jsonl"]},
     "tuning": {
@@ -33,6 +34,8 @@ SMALL = {
         "space": {"num_leaves": {"low": 7, "high": 15}, "max_depth": {"low": 3, "high": 4}},
     },
     "models": {base: {"trees": 20, "num_leaves": 7} for base in ("lx", "eb", "tm")},
+    "path_models": {base: {"trees": 4} for base in ("lx", "eb")},
+    "transformer": {"space": {"top_layers": {"low": 0, "high": 1}, "epochs": {"low": 2, "high": 2}}},
     "blend": {"max_trees": 8, "min_data_in_leaf": 20},
     "evaluation": {"bootstrap": 100},
     "export": {"latency_repeats": 20, "adversarial_rows": 500},
@@ -150,8 +153,8 @@ def unchanged(project: Project) -> Iterator[Project]:
 pytestmark = pytest.mark.workflow
 
 
-def test_every_variable_has_its_artifacts(project: Project) -> None:
-    for variable in VARIABLES:
+def test_every_scale_has_its_artifacts(project: Project) -> None:
+    for variable in REGRESSIONS:
         for name in (
             f"corpus/labels/{variable}.parquet", f"corpus/agreement/{variable}.json",
             f"oof/{variable}/full.npy", f"tuning/{variable}/best.json",
@@ -165,6 +168,49 @@ def test_every_variable_has_its_artifacts(project: Project) -> None:
         leaves = {name: share for name, share in proof["leaf_equality"].items() if name != "rows"}
         assert set(leaves) == {"lx", "eb", "tm", "full", "blender"} and set(leaves.values()) == {1.0}
         assert proof["val"]["rmse"] <= 1e-5
+
+
+def test_every_hierarchy_has_its_artifacts(project: Project) -> None:
+    for variable in HIERARCHIES:
+        for name in (
+            f"corpus/labels/{variable}.parquet", f"oof/{variable}/transformer.npy", f"oof/{variable}/lx.npy",
+            f"tuning/{variable}/best.json", f"models/{variable}/transformer/model.safetensors",
+            f"models/{variable}/eb/model.txt", f"blend/{variable}/model.txt",
+            f"answers/{variable}/upstream.parquet", f"calibration/{variable}/calibrator.json",
+            f"evaluation/{variable}/metrics.json", f"evaluation/{variable}/confusion.png",
+            f"export/{variable}/latency.json",
+        ):  # fmt: skip
+            assert (project.results / name).stat().st_size > 0, name
+        proof = json.loads((project.results / f"export/{variable}/parity.json").read_text())
+        assert set(proof["precisions"]) == {"fp32", "fp16", "int8"}
+        for precision, found in proof["precisions"].items():
+            assert (project.results / f"export/{variable}/{precision}/model.xml").stat().st_size > 0
+            assert found["rmse"] <= 0.005
+            leaves = [share for of in found["leaf_equality"].values() for share in of.values()]
+            assert len(leaves) == 6 and set(leaves) == {1.0}
+        assert proof["precisions"]["fp32"]["same_path"] == 1.0
+        metrics = json.loads((project.results / f"evaluation/{variable}/metrics.json").read_text())
+        answers = np.load(project.results / f"answers/{variable}/blend.npy")
+        assert metrics["kind"] == "hierarchy" and answers.shape == (600, 258)
+        # Better than the most frequent path, on a corpus of 600 and with the smallest of budgets.
+        found, naive = (of["hierarchical_f1"]["value"] for of in (
+            metrics["metrics"]["calibrated"], metrics["baselines"]["majority"]))  # fmt: skip
+        assert found > naive + 0.1
+
+
+def test_willingness_reads_out_of_fold_cores(project: Project) -> None:
+    names = [f"{name}_{core}" for name in HIERARCHIES for core in CORES]
+    model = (project.results / "models/willingness/full/model.txt").read_text()
+    header = next(line for line in model.splitlines() if line.startswith("feature_names="))
+    assert header.split()[-12:] == names
+    ir = ov.Core().read_model(project.results / "export/willingness/fp32/model.xml")
+    assert ir.input("features").partial_shape[1].get_length() == 430
+    audit = json.loads((project.results / "oof/willingness/audit.json").read_text())
+    verdicts = {check["name"]: check["verdict"] for check in audit["checks"]}
+    assert verdicts["upstream_in_graph"] == verdicts["upstream_out_of_fold"] == "pass"
+
+
+def test_the_acceptance_table_is_complete(project: Project) -> None:
     table = pd.read_csv(project.results / "acceptance.tsv", sep="\t")
     assert list(table.columns[:7]) == ["variable", "gate", "threshold", "value", "low", "high", "verdict"]
     assert set(table["variable"]) == set(VARIABLES)
@@ -246,7 +292,7 @@ def test_nothing_can_run_code_on_load(project: Project) -> None:
             start = handle.read(2)
         assert start[:1] != b"\x80", f"{path} looks like a pickle"
         if path.suffix == ".npy":
-            assert np.load(path, allow_pickle=False).dtype.kind == "f"
+            assert np.load(path, allow_pickle=False).dtype.kind in "fiu"
 
 
 def test_the_killed_run_left_nothing_half_written(project: Project) -> None:
@@ -285,6 +331,10 @@ def test_lost_metadata_rebuilds_nothing(unchanged: Project) -> None:
 # What a changed label of any variable touches: the annotators are compared and the corpus drawn again.
 ABOUT_THE_CORPUS = {"agreement", "review", "portrait", "summary"}
 CHAIN = {"labels", "tuning", "oof", "audit_oof", "models", "blend", "calibration", "evaluation", "export"}
+PATH_CHAIN = {
+    "labels", "tuning_transformer", "oof_transformer", "oof_paths", "audit_oof", "models_transformer",
+    "models_paths", "blend_paths", "answers", "calibration_paths", "evaluation_paths", "export_paths",
+}  # fmt: skip
 
 
 def test_a_corrected_label_rebuilds_its_variable_alone(unchanged: Project) -> None:
@@ -298,6 +348,19 @@ def test_a_corrected_label_rebuilds_its_variable_alone(unchanged: Project) -> No
     assert {name for rule in CHAIN | {"agreement"} for name in plan[rule]} == {"valence"}
     # A target builds its own chain, and this one is not affected.
     assert unchanged.planned("arousal") == {}
+
+
+def test_a_corrected_path_rebuilds_its_variable_and_who_reads_it(unchanged: Project) -> None:
+    records = unchanged.records()
+    for annotation in records[3]["annotations"]:
+        annotation["perception_labels"]["invoked"] = "Sad/Depressed/Hopeless"
+    unchanged.write(records)
+    plan = unchanged.planned("all")
+    assert set(plan) == PATH_CHAIN | CHAIN | ABOUT_THE_CORPUS | {"acceptance"}
+    assert {name for rule in PATH_CHAIN - {"audit_oof"} for name in plan[rule]} == {"invoked"}
+    assert {name for rule in CHAIN - {"labels", "audit_oof"} for name in plan[rule]} == {"willingness"}
+    assert plan["audit_oof"] == {"invoked", "willingness"}
+    assert unchanged.planned("expressed") == {} and unchanged.planned("valence") == {}
 
 
 def test_a_label_of_a_variable_that_is_not_built_trains_nothing(unchanged: Project) -> None:
@@ -314,8 +377,9 @@ def test_another_rater_of_the_same_ratings_trains_nothing(unchanged: Project) ->
     unchanged.write(records)
     plan = unchanged.planned("all")
     # The gates look at the ceiling, which the raters decide.
-    assert set(plan) == ABOUT_THE_CORPUS | {"evaluation", "acceptance"}
-    assert plan["agreement"] == set(ALL_VARIABLES) and plan["evaluation"] == set(VARIABLES)
+    assert set(plan) == ABOUT_THE_CORPUS | {"evaluation", "evaluation_paths", "acceptance"}
+    assert plan["agreement"] == set(ALL_VARIABLES)
+    assert plan["evaluation"] == set(REGRESSIONS) and plan["evaluation_paths"] == set(HIERARCHIES)
 
 
 def test_a_later_round_corrects_and_withdraws(unchanged: Project) -> None:
@@ -369,8 +433,8 @@ def test_a_new_item_rebuilds_what_must_see_it(unchanged: Project) -> None:
     ("change", "rules"),
     [
         ({"gates": {"valence": ["rmse <= 0.5"]}}, {"acceptance"}),
-        ({"export": {**SMALL["export"], "adversarial_rows": 600}}, {"export"}),
-        ({"evaluation": {"bootstrap": 120}}, {"evaluation", "acceptance"}),
+        ({"export": {**SMALL["export"], "adversarial_rows": 600}}, {"export", "export_paths"}),
+        ({"evaluation": {"bootstrap": 120}}, {"evaluation", "evaluation_paths", "acceptance"}),
         ({"calibration": {"max_knots": 5}}, {"calibration", "evaluation", "acceptance", "export"}),
         ({"privacy": {"salt": "perceive"}}, set()),
     ],
@@ -383,7 +447,8 @@ def test_a_changed_setting_rebuilds_its_readers(unchanged: Project, change: dict
 
 def test_a_changed_gate_is_judged_again_without_training(unchanged: Project) -> None:
     models = {path: path.stat().st_mtime_ns for path in unchanged.results.rglob("model.txt")}
-    unchanged.configure(gates={"valence": ["rmse <= 0.9"], "arousal": ["rmse <= 0.0001"], "willingness": []})
+    gates = {"valence": ["rmse <= 0.9"], "arousal": ["rmse <= 0.0001"]}
+    unchanged.configure(gates={**{name: [] for name in VARIABLES}, **gates})
     failed = unchanged.run("accept")
     assert failed.returncode != 0 and "1 of 2 gates fail" in failed.stdout + failed.stderr
     table = pd.read_csv(unchanged.results / "acceptance.tsv", sep="\t")
@@ -445,7 +510,7 @@ def test_a_missing_corpus_says_where_it_is_to_be_had(unchanged: Project) -> None
 def test_the_embedded_corpus_is_planned_without_annotations(unchanged: Project) -> None:
     unchanged.configure(corpus={"name": "synthetic", "annotations": []}, results="elsewhere")
     plan = unchanged.planned("all")
-    assert "synthesize" in plan and plan["oof"] == set(VARIABLES)
+    assert "synthesize" in plan and plan["oof"] == set(REGRESSIONS)
     chain = unchanged.planned("valence")
     assert "evaluation" not in chain
     assert {name for rule in CHAIN - {"evaluation"} for name in chain[rule]} == {"valence"}

@@ -6,8 +6,10 @@ import pandas as pd
 from snakemake.iocontainers import Snakemake
 
 from perceive import io, job
+from perceive.answers import blended
 from perceive.audit import audit_variable
-from perceive.features.matrix import ALL, BASES
+from perceive.features.matrix import PATH_BASES
+from perceive.features.store import upstream_names, with_upstream
 
 STAGES = {"train": "training", "val": "calibration", "test": "evaluation"}
 
@@ -35,6 +37,20 @@ def main(snakemake: Snakemake) -> None:
         else:
             read[f"tuning/held_out{fold}"] = ids(path)
     read["blend"] = set(split_items.loc[split_items["split"] == "train", "item_id"]) & set(labels["item_id"])
+    columns = io.read_parquet(paths["train"]).columns.drop("item_id")
+    features = with_upstream(io.read_parquet(paths["train"]), snakemake.input.upstream)
+    train_ids = split_items.loc[split_items["split"] == "train", "item_id"]
+    # Not what they were filled with, but what the out-of-fold arrays of the other variables say they are.
+    upstream = {}
+    per_variable = len(PATH_BASES)
+    for number, (path, weights) in enumerate(
+        zip(snakemake.input.upstream, snakemake.input.upstream_weights, strict=True)
+    ):
+        arrays = snakemake.input.upstream_oof[number * per_variable : (number + 1) * per_variable]
+        answers = blended([io.read_npy(of_base) for of_base in arrays], io.read_npy(weights))
+        names = upstream_names([path])
+        frame = pd.DataFrame(answers[:, : len(names)], columns=names)
+        upstream[Path(path).parent.name] = frame.assign(item_id=train_ids.to_numpy())
     report = audit_variable(
         variable,
         items=io.read_parquet(snakemake.input.corpus, ["item_id", "owner_id", "text"]),
@@ -43,10 +59,11 @@ def main(snakemake: Snakemake) -> None:
         trained_on=of_bases(snakemake.input.trained_on),
         labels={variable: labels},
         salt=settings["salt"],
-        bases=BASES,
-        feature_columns=ALL,
-        features=io.read_parquet(paths["train"]),
+        bases=[Path(path).name.split(".")[0] for path in snakemake.input.records],
+        feature_columns=[*columns, *upstream_names(snakemake.input.upstream)],
+        features=features,
         records=read,
+        upstream=upstream if upstream else None,
         **settings["near_duplicates"],
     )
     job.write_audit(report, snakemake)

@@ -4,7 +4,7 @@ import numpy as np
 from snakemake.iocontainers import Snakemake
 
 from perceive import io, job
-from perceive.blend import fit_blender
+from perceive.blend import SquaredError, fit_blender
 from perceive.features.matrix import BASES, CONTEXT, context
 from perceive.features.store import ITEM_COLUMNS, read_labels
 
@@ -18,18 +18,17 @@ def main(snakemake: Snakemake) -> None:
     known = split_items.loc[train, "item_id"].isin(labels.index).to_numpy()
     predictions = np.column_stack([io.read_npy(path) for path in snakemake.input.predictions])[known]
     rows = np.flatnonzero(train)[known]
-    booster, facts = fit_blender(
+    blend = fit_blender(
         context(items.iloc[rows], lexical.iloc[rows]),
-        predictions.astype(np.float64),
-        labels.loc[items["item_id"].iloc[rows]].to_numpy(),
+        SquaredError(predictions.astype(np.float64), labels.loc[items["item_id"].iloc[rows]].to_numpy()),
         split_items["fold"].iloc[rows].to_numpy(dtype=int),
         CONTEXT,
         io.read_json(snakemake.input.settings),
         threads=snakemake.threads,
     )
     with io.atomic_path(snakemake.output.model) as temporary:
-        booster.save_model(str(temporary))
-    io.write_json(snakemake.output.meta, {**facts, "bases": list(BASES), "context": list(CONTEXT)})
+        blend.booster.save_model(str(temporary))
+    io.write_json(snakemake.output.meta, {**blend.facts, "bases": list(BASES), "context": list(CONTEXT)})
 
 
 if __name__ == "__main__":

@@ -5,14 +5,16 @@ from snakemake.iocontainers import Snakemake
 from perceive import io, job
 from perceive.calibration import fit_calibrator
 from perceive.ensemble import RegressionEnsemble
-from perceive.features.store import ITEM_COLUMNS, labelled, model_inputs, read_labels
+from perceive.features.store import ITEM_COLUMNS, labelled, model_inputs, read_labels, with_upstream
 
 
 def main(snakemake: Snakemake) -> None:
     labels = read_labels(snakemake.input.labels)
-    rows = labelled(io.read_parquet(snakemake.input.features), labels)
+    features = with_upstream(io.read_parquet(snakemake.input.features), snakemake.input.upstream)
+    rows = labelled(features, labels)
     ensemble = RegressionEnsemble.load(snakemake.input.models, snakemake.input.blender)
-    raw = ensemble.predict(*model_inputs(rows, io.read_parquet(snakemake.input.corpus, ITEM_COLUMNS)))["raw"]
+    items = io.read_parquet(snakemake.input.corpus, ITEM_COLUMNS)
+    raw = ensemble.predict(*model_inputs(rows, items, ensemble.columns))["raw"]
     observed = labels.loc[rows["item_id"]].to_numpy()
     calibrator = fit_calibrator(raw.to_numpy(), observed, io.read_json(snakemake.input.settings))
     io.write_json(snakemake.output.calibrator, {**calibrator.to_dict(), "rows": len(rows)})

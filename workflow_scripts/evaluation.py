@@ -13,7 +13,7 @@ from perceive.ensemble import RegressionEnsemble
 from perceive.evaluation import plots
 from perceive.evaluation.evaluate import evaluate_regression
 from perceive.features.matrix import BASES
-from perceive.features.store import labelled, model_inputs, read_labels
+from perceive.features.store import labelled, model_inputs, read_labels, with_upstream
 
 
 def noise_ceiling(agreement: dict[str, Any], labels: pd.DataFrame) -> dict[str, Any]:
@@ -30,7 +30,8 @@ def main(snakemake: Snakemake) -> None:
     labels = read_labels(snakemake.input.labels)
     rated = io.read_parquet(snakemake.input.labels).set_index("item_id")
     items = io.read_parquet(snakemake.input.corpus)
-    rows = labelled(io.read_parquet(snakemake.input.features), labels)
+    features = with_upstream(io.read_parquet(snakemake.input.features), snakemake.input.upstream)
+    rows = labelled(features, labels)
     if rows.empty:
         raise ValueError(f"no test item has a label of {variable}; label some items of the test owners")
     ensemble = RegressionEnsemble.load(
@@ -38,7 +39,7 @@ def main(snakemake: Snakemake) -> None:
         snakemake.input.blender,
         Calibrator.from_dict(io.read_json(snakemake.input.calibrator)),
     )
-    predicted = ensemble.predict(*model_inputs(rows, items))
+    predicted = ensemble.predict(*model_inputs(rows, items, ensemble.columns))
     by_id = items.set_index("item_id")
     observed = labels.loc[rows["item_id"]].to_numpy()
     test = by_id.loc[rows["item_id"]].reset_index()

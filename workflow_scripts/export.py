@@ -7,16 +7,17 @@ from perceive import io, job
 from perceive.calibration import Calibrator
 from perceive.ensemble import RegressionEnsemble
 from perceive.export.report import export_variable
-from perceive.features.store import ITEM_COLUMNS, model_inputs
+from perceive.features.store import ITEM_COLUMNS, model_inputs, with_upstream
 
 
 def main(snakemake: Snakemake) -> None:
     settings = io.read_json(snakemake.input.settings)
     # Parity and latency are measured on val: the test split is for the evaluation alone.
-    rows = io.read_parquet(snakemake.input.features)
-    features, context = model_inputs(rows, io.read_parquet(snakemake.input.corpus, ITEM_COLUMNS))
+    rows = with_upstream(io.read_parquet(snakemake.input.features), snakemake.input.upstream)
     calibrator = Calibrator.from_dict(io.read_json(snakemake.input.calibrator))
     ensemble = RegressionEnsemble.load(snakemake.input.models, snakemake.input.blender, calibrator)
+    items = io.read_parquet(snakemake.input.corpus, ITEM_COLUMNS)
+    features, context = model_inputs(rows, items, ensemble.columns)
     parity, latency = export_variable(
         snakemake.wildcards.variable,
         ensemble,

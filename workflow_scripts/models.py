@@ -5,16 +5,19 @@ from snakemake.iocontainers import Snakemake
 
 from perceive import io, job
 from perceive.features.matrix import BASE_FEATURES
-from perceive.features.store import labelled, read_labels
+from perceive.features.store import labelled, read_labels, upstream_names, with_upstream
 from perceive.models import fit, training_settings
 
 
 def main(snakemake: Snakemake) -> None:
-    columns = list(BASE_FEATURES[snakemake.wildcards.base])
+    own = list(BASE_FEATURES[snakemake.wildcards.base])
+    upstream = snakemake.input.upstream
+    columns = [*own, *upstream_names(upstream)]
     settings = io.read_json(snakemake.input.settings)
     parameters, trees = training_settings(settings, snakemake.input.tuned)
     labels = read_labels(snakemake.input.labels)
-    rows = labelled(io.read_parquet(snakemake.input.features, ["item_id", *columns]), labels)
+    features = io.read_parquet(snakemake.input.features, ["item_id", *own])
+    rows = labelled(with_upstream(features, upstream), labels)
     booster = fit(
         rows[columns].to_numpy(np.float32),
         labels.loc[rows["item_id"]].to_numpy(),

@@ -5,20 +5,23 @@ from snakemake.iocontainers import Snakemake
 
 from perceive import io, job
 from perceive.features.matrix import BASE_FEATURES
-from perceive.features.store import read_labels
+from perceive.features.store import read_labels, upstream_names, with_upstream
 from perceive.models import fit, training_settings
 from perceive.oof import Fold, out_of_fold
 
 
 def main(snakemake: Snakemake) -> None:
-    columns = list(BASE_FEATURES[snakemake.wildcards.base])
+    own = list(BASE_FEATURES[snakemake.wildcards.base])
+    upstream = snakemake.input.upstream
+    columns = [*own, *upstream_names(upstream)]
     settings = io.read_json(snakemake.input.settings)
     parameters, trees = training_settings(settings, snakemake.input.tuned)
     split_items = io.read_parquet(snakemake.input.split_items, ["item_id", "split"])
 
     def folds():
         for number, (train, val) in enumerate(zip(snakemake.input.train, snakemake.input.val, strict=True)):
-            yield Fold(number, *(io.read_parquet(path, ["item_id", *columns]) for path in (train, val)))
+            frames = (io.read_parquet(path, ["item_id", *own]) for path in (train, val))
+            yield Fold(number, *(with_upstream(frame, upstream) for frame in frames))
 
     def fit_predict(features: np.ndarray, target: np.ndarray, held_out: np.ndarray) -> np.ndarray:
         booster = fit(

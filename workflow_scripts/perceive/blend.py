@@ -1,14 +1,17 @@
 """The meta-blender: weights of the base models that depend on the context and sum to one.
 
 ``alpha = softmax(LightGBM(context))`` and ``y = sum_k alpha_k p_k``. The weights are learned on out-of-fold
-predictions, by gradient boosting of K raw scores with the squared error of the blend as the objective.
+predictions, by gradient boosting of K raw scores with the error of the blend as the objective: squared error
+for scales, log loss for paths, whose probabilities are mixed at all levels by the same weights, so that the
+levels stay consistent.
 """
 
 from __future__ import annotations
 
 import logging
 from collections.abc import Mapping, Sequence
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, Protocol
 
 import lightgbm as lgb
 import numpy as np
@@ -25,54 +28,137 @@ LARGEST_STEP = 5.0
 objective is flat, and a Newton step would throw scores to the thousands."""
 
 
-def combine(scores: np.ndarray, predictions: np.ndarray) -> np.ndarray:
-    """Blend predictions.
+SMALLEST_PROBABILITY = 1e-7
+"""Added to the probability of a label before its logarithm: an impossible label costs 16, not infinity."""
 
-    Parameters
+
+class BlendLoss(Protocol):
+    """What a blend is judged by on its n rows, for K base models."""
+
+    @property
+    def name(self) -> str:
+        """Of `summary`."""
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """Rows and base models."""
+
+    def take(self, rows: np.ndarray) -> BlendLoss:
+        """The loss on some rows."""
+
+    def errors(self, alpha: np.ndarray) -> np.ndarray:
+        """Error of each row under weights of shape (n, K) or (K,), shape (n,)."""
+
+    def slopes(self, alpha: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Gradient of each row's error by its raw scores, and a Gauss-Newton Hessian, of shape (n, K)."""
+
+    def summary(self, errors: np.ndarray) -> np.ndarray:
+        """What is reported of errors [..., n]: shape [...]."""
+
+
+@dataclass(frozen=True)
+class SquaredError:
+    """Of a scale.
+
+    Attributes
     ----------
-    scores : ndarray of shape (n, k)
-        Raw scores of the blender.
     predictions : ndarray of shape (n, k)
-        Predictions of the base models.
-
-    Returns
-    -------
-    ndarray of shape (n,)
+    target : ndarray of shape (n,)
     """
-    return (softmax(scores, axis=1) * predictions).sum(axis=1)
+
+    predictions: np.ndarray
+    target: np.ndarray
+    name = "rmse"
+
+    def __post_init__(self) -> None:
+        if not (np.isfinite(self.predictions).all() and np.isfinite(self.target).all()):
+            raise ValueError("the blender met a prediction or a label that is not finite")
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        return self.predictions.shape[0], self.predictions.shape[1]
+
+    def take(self, rows: np.ndarray) -> SquaredError:
+        return SquaredError(self.predictions[rows], self.target[rows])
+
+    def errors(self, alpha: np.ndarray) -> np.ndarray:
+        return np.asarray(((alpha * self.predictions).sum(axis=1) - self.target) ** 2)
+
+    def slopes(self, alpha: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        blend = (alpha * self.predictions).sum(axis=1)
+        slope = alpha * (self.predictions - blend[:, None])
+        return 2 * (blend - self.target)[:, None] * slope, 2 * slope**2
+
+    def summary(self, errors: np.ndarray) -> np.ndarray:
+        return np.sqrt(errors.mean(axis=-1))
 
 
-def constant_scores(predictions: np.ndarray, target: np.ndarray) -> np.ndarray:
-    """Scores [k] of the best weights that do not depend on the context (least squares on the simplex)."""
-    k = predictions.shape[1]
+@dataclass(frozen=True)
+class PathLogLoss:
+    """Of a hierarchy: mean over the levels that a label reaches of -log(probability of the label there).
+
+    Attributes
+    ----------
+    predictions : ndarray of shape (n, k, levels)
+        Each base model's joint probability of the label at each level, NaN below the label's end.
+    """
+
+    predictions: np.ndarray
+    name = "log_loss"
+
+    def __post_init__(self) -> None:
+        known = ~np.isnan(self.predictions[:, 0])
+        if not (known.any(axis=1).all() and (np.isfinite(self.predictions) == known[:, None]).all()):
+            raise ValueError("the blender met a row without a label, or a probability that is not finite")
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        return self.predictions.shape[0], self.predictions.shape[1]
+
+    def take(self, rows: np.ndarray) -> PathLogLoss:
+        return PathLogLoss(self.predictions[rows])
+
+    def _mixed(self, alpha: np.ndarray) -> np.ndarray:
+        weights = np.broadcast_to(alpha, self.shape)[:, :, None]
+        return np.asarray((weights * self.predictions).sum(axis=1)) + SMALLEST_PROBABILITY
+
+    def errors(self, alpha: np.ndarray) -> np.ndarray:
+        return np.asarray(np.nanmean(-np.log(self._mixed(alpha)), axis=1))
+
+    def slopes(self, alpha: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        weights = np.broadcast_to(alpha, self.shape)[:, :, None]
+        slope = weights * (1 - self.predictions / self._mixed(alpha)[:, None])
+        return np.nanmean(slope, axis=2), np.nanmean(slope**2, axis=2)
+
+    def summary(self, errors: np.ndarray) -> np.ndarray:
+        return np.asarray(errors.mean(axis=-1))
+
+
+def constant_scores(loss: BlendLoss) -> np.ndarray:
+    """Scores [k] of the best weights that do not depend on the context."""
+    n, k = loss.shape
     # The error is measured in that of the best base model: the tolerances of the solver are absolute.
-    scale = float(np.mean((predictions - target[:, None]) ** 2, axis=0).min()) + 1e-12
+    scale = min(float(loss.errors(one).mean()) for one in np.eye(k)) + 1e-12
     # A slight pull towards equal weights makes the optimum unique where base models agree.
     penalty = 1e-4
 
-    def loss(scores: np.ndarray) -> tuple[float, np.ndarray]:
+    def objective(scores: np.ndarray) -> tuple[float, np.ndarray]:
         alpha = softmax(scores)
-        blend = predictions @ alpha
-        error = blend - target
-        gradient = 2 * alpha * (error @ (predictions - blend[:, None])) / (len(target) * scale)
-        value = float(np.mean(error**2) / scale + penalty * scores @ scores)
-        return value, gradient + 2 * penalty * scores
+        value = float(loss.errors(alpha).mean() / scale + penalty * scores @ scores)
+        return value, loss.slopes(alpha)[0].sum(axis=0) / (n * scale) + 2 * penalty * scores
 
-    result = minimize(loss, np.zeros(k), jac=True, method="L-BFGS-B", bounds=[(-8, 8)] * k)
+    result = minimize(objective, np.zeros(k), jac=True, method="L-BFGS-B", bounds=[(-8, 8)] * k)
     return result.x - result.x.mean()
 
 
-def _objective(predictions: np.ndarray, initial: np.ndarray) -> Any:
-    """Squared error of the softmax blend: gradient and a damped Gauss-Newton Hessian per raw score."""
+def _objective(loss: BlendLoss, initial: np.ndarray) -> Any:
+    """Gradient and a damped Gauss-Newton Hessian per raw score."""
 
     def objective(scores: np.ndarray, data: lgb.Dataset) -> tuple[np.ndarray, np.ndarray]:
-        target = np.asarray(data.get_label())
-        alpha = softmax(scores.reshape(predictions.shape, order="F") + initial, axis=1)
-        blend = (alpha * predictions).sum(axis=1)
-        slope = alpha * (predictions - blend[:, None])
-        gradient = (blend - target)[:, None] * slope
+        alpha = softmax(scores.reshape(loss.shape, order="F") + initial, axis=1)
+        gradient, hessian = loss.slopes(alpha)
         # Alone, the squared slope vanishes where a weight does, and a Newton step would explode there.
-        hessian = slope**2 + np.mean(slope**2) + 1e-12
+        hessian = hessian + np.mean(hessian) + 1e-12
         scale = 1.0 / np.mean(hessian)
         return gradient * scale, hessian * scale
 
@@ -81,18 +167,17 @@ def _objective(predictions: np.ndarray, initial: np.ndarray) -> Any:
 
 def _train(
     context: np.ndarray,
-    predictions: np.ndarray,
-    target: np.ndarray,
+    loss: BlendLoss,
     names: Sequence[str],
     settings: Mapping[str, Any],
     rounds: int,
     threads: int,
 ) -> lgb.Booster:
     """Boost ``rounds`` rounds from the best constant weights; the first trees' leaves take those in."""
-    k = predictions.shape[1]
-    initial = constant_scores(predictions, target)
+    n, k = loss.shape
+    initial = constant_scores(loss)
     parameters = {
-        "objective": _objective(predictions, initial),
+        "objective": _objective(loss, initial),
         "num_class": k,
         "learning_rate": settings["learning_rate"],
         "num_leaves": settings["num_leaves"],
@@ -114,29 +199,60 @@ def _train(
         context[::2, 0] = 1.0
     data = lgb.Dataset(
         context,
-        target,
+        np.zeros(n),  # the objective knows its rows
         feature_name=list(names),
         params={"max_bin": 63, "feature_pre_filter": False, "verbosity": -1},
     )
     booster = lgb.train(parameters, data, num_boost_round=max(rounds, 1))
-    leaves = booster.trees_to_dataframe().query("tree_index < @k and split_feature.isna()")
-    for tree, node, value in leaves[["tree_index", "node_index", "value"]].to_numpy():
-        number = int(node.partition("-L")[2] or 0)
-        learned = value if rounds else 0.0
-        booster.set_leaf_output(tree, number, learned + initial[tree])
+    add_to_first_trees(booster, initial, keep=rounds > 0)
     return booster
+
+
+def add_to_first_trees(booster: lgb.Booster, initial: np.ndarray, *, keep: bool = True) -> None:
+    """Add a constant to each output, in the leaves of its first tree: the model file then holds all of it.
+
+    Parameters
+    ----------
+    booster : Booster
+        Trained on scores that began at ``initial``.
+    initial : ndarray of shape (outputs,)
+    keep : bool
+        Whether the leaves' own values count.
+    """
+    first = booster.trees_to_dataframe().query("tree_index < @initial.size and split_feature.isna()")
+    for tree, node, value in first[["tree_index", "node_index", "value"]].to_numpy():
+        number = int(node.partition("-L")[2] or 0)
+        booster.set_leaf_output(tree, number, (value if keep else 0.0) + initial[tree])
+
+
+@dataclass(frozen=True)
+class Blend:
+    """A trained blender.
+
+    Attributes
+    ----------
+    booster : Booster
+        Raw scores [n, k] from the context; all of it is in the model file.
+    held_out : ndarray of shape (n, k)
+        Weights of each training row by a blender that saw no row of its fold.
+    facts : dict
+        Rounds; cross-validated error by rounds, of constant weights, and of each base model.
+    """
+
+    booster: lgb.Booster
+    held_out: np.ndarray
+    facts: dict[str, Any]
 
 
 def fit_blender(
     context: np.ndarray,
-    predictions: np.ndarray,
-    target: np.ndarray,
+    loss: BlendLoss,
     folds: np.ndarray,
     names: Sequence[str],
     settings: Mapping[str, Any],
     *,
     threads: int = 1,
-) -> tuple[lgb.Booster, dict[str, Any]]:
+) -> Blend:
     """Train the blender on out-of-fold predictions.
 
     The number of rounds is the one with the least cross-validated error over the same owner-grouped folds;
@@ -145,63 +261,51 @@ def fit_blender(
     Parameters
     ----------
     context : ndarray of shape (n, c), float32
-    predictions : ndarray of shape (n, k)
-        Out-of-fold predictions of the base models.
-    target : ndarray of shape (n,)
+    loss : BlendLoss
+        Holds the out-of-fold predictions of the base models, and the labels.
     folds : ndarray of shape (n,), int
     names : sequence of str, length c
     settings : mapping
         The ``blend`` slice of the configuration.
 
-    Returns
-    -------
-    tuple of (Booster, dict)
-        The blender (raw scores [n, k], all of it in the model file), and facts: rounds, cross-validated RMSE
-        by rounds, of the best base, of constant weights.
-
     Raises
     ------
     ValueError
-        If a value is not finite, or all rows lie in one fold.
+        If all rows lie in one fold.
     """
-    if not (np.isfinite(predictions).all() and np.isfinite(target).all()):
-        raise ValueError("the blender met a prediction or a label that is not finite")
+    n, k = loss.shape
     varies = bool((context != context[:1]).any())
     most = settings["max_trees"] if varies else 0
     candidates = list(range(0, most + 1, max(1, most // 12)))
-    squared = np.zeros((len(candidates), len(target)))
+    errors = np.zeros((len(candidates), n))
+    weights = np.zeros((len(candidates), n, k))
     for fold in np.unique(folds):
-        held_out = folds == fold
-        rest = ~held_out
-        if not rest.any():
+        held_out, rest = np.flatnonzero(folds == fold), np.flatnonzero(folds != fold)
+        if not len(rest):
             raise ValueError("the blender needs labelled rows in two folds at least")
-        constant = constant_scores(predictions[rest], target[rest])
-        squared[0, held_out] = (predictions[held_out] @ softmax(constant) - target[held_out]) ** 2
-        if len(candidates) == 1 or not (context[rest] != context[rest][:1]).any():
-            squared[1:, held_out] = squared[0, held_out]
-            continue
-        booster = _train(
-            context[rest], predictions[rest], target[rest], names, settings, candidates[-1], threads
-        )
-        for line, rounds in enumerate(candidates[1:], start=1):
-            scores = booster.predict(context[held_out], raw_score=True, num_iteration=rounds)
-            squared[line, held_out] = (
-                combine(np.asarray(scores), predictions[held_out]) - target[held_out]
-            ) ** 2
-    rmse = np.sqrt(squared.mean(axis=1))
+        learned, judged = loss.take(rest), loss.take(held_out)
+        weights[:, held_out] = softmax(constant_scores(learned))
+        if len(candidates) > 1 and (context[rest] != context[rest][:1]).any():
+            booster = _train(context[rest], learned, names, settings, candidates[-1], threads)
+            for line, rounds in enumerate(candidates[1:], start=1):
+                scores = booster.predict(context[held_out], raw_score=True, num_iteration=rounds)
+                weights[line, held_out] = softmax(np.reshape(scores, (-1, k)), axis=1)
+        for line in range(len(candidates)):
+            errors[line, held_out] = judged.errors(weights[line, held_out])
+    error = loss.summary(errors)
     # The fewest rounds of those that are as good as the best: fewer trees to serve, less to overfit.
-    best = int(np.flatnonzero(rmse <= rmse.min() * (1 + 1e-4))[0])
+    best = int(np.flatnonzero(error <= error.min() * (1 + 1e-4))[0])
     rounds = candidates[best]
-    booster = _train(context, predictions, target, names, settings, rounds, threads)
-    base_rmse = np.sqrt(np.mean((predictions - target[:, None]) ** 2, axis=0))
-    weights = softmax(np.asarray(booster.predict(context, raw_score=True)), axis=1)
+    booster = _train(context, loss, names, settings, rounds, threads)
+    of_bases = np.array([loss.summary(loss.errors(one)) for one in np.eye(k)])
+    mean = softmax(np.reshape(booster.predict(context, raw_score=True), (-1, k)), axis=1).mean(axis=0)
     facts = {
         "rounds": rounds,
-        "rmse_by_rounds": dict(zip(map(str, candidates), map(float, rmse), strict=True)),
-        "rmse": float(rmse[best]),
-        "rmse_constant_weights": float(rmse[0]),
-        "rmse_bases": [float(value) for value in base_rmse],
-        "gain_over_best_base": float(1 - rmse[best] / max(base_rmse.min(), 1e-12)),
-        "mean_weights": [float(value) for value in weights.mean(axis=0)],
+        f"{loss.name}_by_rounds": dict(zip(map(str, candidates), map(float, error), strict=True)),
+        loss.name: float(error[best]),
+        f"{loss.name}_constant_weights": float(error[0]),
+        f"{loss.name}_bases": [float(value) for value in of_bases],
+        "gain_over_best_base": float(1 - error[best] / max(of_bases.min(), 1e-12)),
+        "mean_weights": [float(value) for value in mean],
     }
-    return booster, facts
+    return Blend(booster, weights[best], facts)

@@ -232,6 +232,24 @@ class ModelSettings(Section):
     )
 
 
+class PathModelSettings(Section):
+    levels: int = Field(
+        2,
+        ge=1,
+        le=3,
+        description="Levels of the taxonomy that the trees of lx and eb tell apart. Deeper labels are too "
+        "rare for trees; there the shares of the training labels answer.",
+    )
+    lx: BaseModelSettings = Field(
+        BaseModelSettings(trees=60, num_leaves=7, max_depth=4, learning_rate=0.1),
+        description="Classifier on the 15 lexical features.",
+    )
+    eb: BaseModelSettings = Field(
+        BaseModelSettings(trees=60, num_leaves=7, max_depth=4, learning_rate=0.1, feature_fraction=0.1),
+        description="Classifier on the 390 embedding features.",
+    )
+
+
 class Range(Section):
     low: float = Field(description="Smallest value tried.")
     high: float = Field(description="Largest value tried.")
@@ -282,6 +300,78 @@ class SearchSpace(Section):
     lambda_l2: Strength = Field(Range(low=0.0, high=2.0), description="L2 regularisation of the leaf values.")
 
 
+class TransformerSpace(Section):
+    top_layers: Annotated[Range, _within(0, 48, whole=True)] = Field(
+        Range(low=0, high=3),
+        description="Layers of the encoder that are trained, from the top; 0 trains the heads alone. A "
+        "training takes time in proportion: with a GPU, allow all layers.",
+    )
+    learning_rate: Annotated[Range, _within(0, 0.1, above=True)] = Field(
+        Range(low=1e-4, high=6e-4), description="Peak rate of the topmost layer, on a log scale."
+    )
+    layer_decay: Fraction = Field(
+        Range(low=0.7, high=1.0), description="Rate of a layer by that of the layer above it."
+    )
+    head_factor: Annotated[Range, _within(1, 1000)] = Field(
+        Range(low=5, high=30), description="Rate of the heads by that of the topmost layer, on a log scale."
+    )
+    dropout: Annotated[Range, _within(0, 0.9)] = Field(
+        Range(low=0.0, high=0.3), description="Dropout of the token states."
+    )
+    epochs: Annotated[Range, _within(1, 100, whole=True)] = Field(
+        Range(low=3, high=5), description="Passes over the training rows."
+    )
+    warmup: Annotated[Range, _within(0, 1)] = Field(
+        Range(low=0.0, high=0.2), description="Share of the steps in which the rates rise."
+    )
+    gamma: Annotated[Range, _within(0, 10)] = Field(
+        Range(low=2.0, high=3.0),
+        description="Focus of the loss on rows that are still wrong; 0: cross entropy.",
+    )
+    level_ratio: Annotated[Range, _within(0, 10, above=True)] = Field(
+        Range(low=0.5, high=1.0), description="Weight of a level in the loss by that of the level above."
+    )
+    class_power: Annotated[Range, _within(0, 1)] = Field(
+        Range(low=0.0, high=0.7),
+        description="Weight of a label: its inverse frequency to this power; 0: all alike.",
+    )
+
+
+class Rung(Section):
+    rows: float = Field(gt=0, le=1, description="Share of the fold's training rows.")
+    epochs: float = Field(gt=0, le=1, description="Share of the trial's epochs.")
+    folds: int = Field(1, ge=1, description="The first so many folds.")
+
+
+class TransformerSettings(Section):
+    encoder: Literal["en", "hinglish"] = Field(
+        "en", description="Language whose encoder is trained further, for the texts of every language."
+    )
+    precision: Literal["auto", "bf16", "f32"] = Field(
+        "auto", description="Arithmetic of the training. auto: bf16 where the hardware has it."
+    )
+    device: Literal["auto", "cpu", "cuda"] = Field("auto", description="auto: a GPU where there is one.")
+    batch_rows: int = Field(32, ge=1, le=4096, description="Rows of a training step.")
+    max_rows: int = Field(
+        4000,
+        ge=10,
+        description="The search works on a sample of the training owners with about so many rows; the models "
+        "learn from all.",
+    )
+    rungs: list[Rung] = Field(
+        [Rung(rows=0.1, epochs=0.5), Rung(rows=0.3, epochs=0.75), Rung(rows=1.0, epochs=1.0)],
+        min_length=1,
+        description="Successive halving: what a trial is given, step by step.",
+    )
+    halving: int = Field(4, ge=2, description="One trial in so many climbs to the next rung.")
+    time_limit_s: float = Field(
+        360.0,
+        gt=0,
+        description="Seconds after which the search of a variable begins no further trial or rung.",
+    )
+    space: TransformerSpace = Field(TransformerSpace(), description="Range of each hyperparameter.")
+
+
 def _check_variables(names: Iterable[str]) -> None:
     for name in names:
         if name not in VARIABLES:
@@ -290,7 +380,7 @@ def _check_variables(names: Iterable[str]) -> None:
 
 class TuningSettings(Section):
     trials: dict[str, Annotated[int, Field(ge=1)]] = Field(
-        {"valence": 80, "arousal": 80, "willingness": 60},
+        {"valence": 80, "arousal": 80, "willingness": 60, "invoked": 60, "expressed": 60},
         description="Budget of trials per variable.",
     )
     patience: int = Field(12, ge=1, description="Stop after this many trials without a gain of min_gain.")
@@ -357,7 +447,13 @@ class ExportSettings(Section):
         4000, ge=100, description="Rows on, just under and just above thresholds in the leaf-equality proof."
     )
     parity_rmse: float = Field(
-        1e-5, gt=0, description="Largest RMSE between the fp32 IR and the Python models."
+        1e-5, gt=0, description="Largest RMSE between the fp32 IR of a scale and the Python models."
+    )
+    compressed_parity_rmse: float = Field(
+        0.005,
+        gt=0,
+        description="Largest RMSE between the probabilities of a hierarchy's IR, at any precision, and those "
+        "of the Python models.",
     )
 
 
@@ -389,8 +485,20 @@ class Settings(Section):
         default_factory=_default_encoders, description="The sentence encoder of each language."
     )
     features: FeatureSettings = Field(FeatureSettings(), description="Features beside the embedding.")
-    models: ModelSettings = Field(ModelSettings(), description="Base models with fixed hyperparameters.")
-    tuning: TuningSettings = Field(TuningSettings(), description="Search for the full-feature model.")
+    models: ModelSettings = Field(
+        ModelSettings(), description="Base models of the scales with fixed hyperparameters."
+    )
+    path_models: PathModelSettings = Field(
+        PathModelSettings(), description="Tree base models of invoked and expressed."
+    )
+    tuning: TuningSettings = Field(
+        TuningSettings(),
+        description="Search for the full-feature model of a scale; trials, patience, min_gain and tolerance "
+        "hold for the transformer's search, too.",
+    )
+    transformer: TransformerSettings = Field(
+        TransformerSettings(), description="The transformer of invoked and expressed, and its search."
+    )
     blend: BlendSettings = Field(BlendSettings(), description="The softmax-constrained meta-blender.")
     calibration: CalibrationSettings = Field(
         CalibrationSettings(), description="Isotonic calibration on val."
@@ -438,10 +546,28 @@ class Settings(Section):
             raise ValueError(
                 "encoders.en.model is required: it serves every language without an encoder of its own"
             )
+        chosen = self.encoders.get(self.transformer.encoder)
+        if chosen is None or chosen.model is None:
+            language = self.transformer.encoder
+            raise ValueError(
+                f"transformer.encoder is {language}, which has no encoder of its own: name "
+                f"encoders.{language}.model, or choose another language"
+            )
         missing = [name for name in self.variables if name not in self.tuning.trials]
         if missing:
             raise ValueError(f"tuning.trials lacks {', '.join(missing)}")
         return self
+
+    def reads(self, variable: str) -> tuple[str, ...]:
+        """Variables whose out-of-fold answers are inputs of this one: those of the graph that are built.
+
+        The scales among them join with the variables that read scales.
+        """
+        return tuple(
+            name
+            for name in VARIABLES[variable].reads
+            if name in self.variables and VARIABLES[name].kind == "hierarchy"
+        )
 
     def ledger_path(self) -> str:
         """Path of the sticky ledger with ``{corpus}`` filled in."""
@@ -538,17 +664,32 @@ def slices(settings: Settings) -> dict[str, Any]:
         "lexical": dump["features"],
         "acceptance": {name: settings.gates.get(name, []) for name in settings.variables},
     }
+    transformer = {
+        **{key: dump["transformer"][key] for key in ("precision", "device", "batch_rows")},
+        "backbone": dump["encoders"][settings.transformer.encoder],
+        "seed": settings.seed,
+    }
+    search = {key: dump["tuning"][key] for key in ("patience", "min_gain", "tolerance")}
+    learner = {"max_bin": settings.models.max_bin, "seed": settings.seed}
+    kinds = {VARIABLES[name].kind for name in settings.variables}
     for name in settings.variables:
-        tuning = {**dump["tuning"], "trials": settings.tuning.trials[name]}
-        learner = {"max_bin": settings.models.max_bin, "seed": settings.seed}
+        trials = {"trials": settings.tuning.trials[name]}
+        if VARIABLES[name].kind == "hierarchy":
+            parts[f"transformer/{name}"] = {**dump["transformer"], **search, **trials, **transformer}
+        else:
+            parts[f"tuning/{name}"] = {**dump["tuning"], **trials, **learner}
+    if "regression" in kinds:
         for base in ("lx", "eb", "tm"):
             parts[f"models/{base}"] = {**dump["models"][base], **learner}
-        parts[f"tuning/{name}"] = {**tuning, **learner}
         parts["models/full"] = learner
-        parts["blend"] = {**dump["blend"], "seed": settings.seed}
         parts["calibration"] = dump["calibration"]
-        parts["evaluation"] = {**dump["evaluation"], "seed": settings.seed}
-        parts["export"] = {**dump["export"], "seed": settings.seed}
+    if "hierarchy" in kinds:
+        for base in ("lx", "eb"):
+            of_base = {**dump["path_models"][base], "levels": settings.path_models.levels}
+            parts[f"path_models/{base}"] = {**of_base, **learner}
+        parts["path_models/transformer"] = transformer
+    for stage in ("blend", "evaluation", "export"):
+        parts[stage] = {**dump[stage], "seed": settings.seed}
     return parts
 
 

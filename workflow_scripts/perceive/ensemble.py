@@ -12,17 +12,19 @@ import pandas as pd
 from scipy.special import softmax
 
 from perceive.calibration import Calibrator
-from perceive.features.matrix import ALL, BASE_FEATURES
+from perceive.features.matrix import ALL
+
+_KNOWN = frozenset(ALL)
 
 
 @dataclass(frozen=True)
 class RegressionEnsemble:
-    """Base models over the 418 features and a blender over the context.
+    """Base models over the features and a blender over the context.
 
     Attributes
     ----------
     bases : dict of str to Booster
-        In the order of the blender's outputs.
+        In the order of the blender's outputs. Their feature names say which columns they read.
     blender : Booster
         Raw scores, one per base model.
     calibrator : Calibrator or None
@@ -32,6 +34,17 @@ class RegressionEnsemble:
     bases: dict[str, lgb.Booster]
     blender: lgb.Booster
     calibrator: Calibrator | None = None
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        """Columns of the feature matrix: the 418 features, and after them the answers of other variables."""
+        read = dict.fromkeys(name for booster in self.bases.values() for name in booster.feature_name())
+        return (*ALL, *(name for name in read if name not in _KNOWN))
+
+    def base_columns(self, base: str) -> list[int]:
+        """Indices into `columns` that a base model reads, in its own order."""
+        index = {name: position for position, name in enumerate(self.columns)}
+        return [index[name] for name in self.bases[base].feature_name()]
 
     @classmethod
     def load(
@@ -46,8 +59,8 @@ class RegressionEnsemble:
 
         Parameters
         ----------
-        features : ndarray of shape (n, 418), float32
-            Columns as in `perceive.features.matrix.ALL`.
+        features : ndarray of shape (n, columns), float32
+            Columns as in `columns`.
         context : ndarray of shape (n, 9), float32
 
         Returns
@@ -57,7 +70,7 @@ class RegressionEnsemble:
         """
         columns = {}
         for name, booster in self.bases.items():
-            columns[name] = np.asarray(booster.predict(features[:, base_columns(name)]))
+            columns[name] = np.asarray(booster.predict(features[:, self.base_columns(name)]))
         predictions = np.column_stack(list(columns.values()))
         alpha = softmax(
             np.asarray(self.blender.predict(context, raw_score=True)).reshape(predictions.shape), axis=1
@@ -69,9 +82,3 @@ class RegressionEnsemble:
         if self.calibrator is not None:
             frame["calibrated"] = self.calibrator.predict(frame["raw"].to_numpy())
         return frame
-
-
-def base_columns(base: str) -> list[int]:
-    """Indices into the 418 features that a base model reads."""
-    index = {name: position for position, name in enumerate(ALL)}
-    return [index[name] for name in BASE_FEATURES[base]]

@@ -27,7 +27,7 @@ class OutOfFold:
 
     Attributes
     ----------
-    predictions : ndarray of shape (n,), float32
+    predictions : ndarray of shape (n,) or (n, outputs), float32
         Rows as in the training part of ``splits/items.parquet``.
     records : DataFrame
         ``item_id`` and ``fold`` (whose model predicted the row), one row per prediction.
@@ -46,6 +46,7 @@ def out_of_fold(
     labels: pd.Series,
     columns: Sequence[str],
     fit_predict: Callable[[np.ndarray, np.ndarray, np.ndarray], np.ndarray],
+    outputs: int | None = None,
 ) -> OutOfFold:
     """Predict every training item by the model of the fold that it was held out of.
 
@@ -60,6 +61,8 @@ def out_of_fold(
         Feature columns of this base model.
     fit_predict : callable
         ``(features, target, features_to_predict) -> predictions``.
+    outputs : int, optional
+        Columns of a prediction; by default it is a number.
 
     Raises
     ------
@@ -68,7 +71,8 @@ def out_of_fold(
         learn from a row that it predicts.
     """
     position = pd.Series(np.arange(len(item_ids)), index=pd.Index(item_ids))
-    predictions = np.full(len(item_ids), np.nan, dtype=np.float32)
+    shape = len(item_ids) if outputs is None else (len(item_ids), outputs)
+    predictions = np.full(shape, np.nan, dtype=np.float32)
     times = np.zeros(len(item_ids), dtype=int)
     records, trained = [], []
     for fold in folds:
@@ -84,7 +88,7 @@ def out_of_fold(
         rows = position.loc[fold.val["item_id"]].to_numpy()
         predictions[rows] = fit_predict(
             learn[list(columns)].to_numpy(np.float32),
-            labels.loc[learn["item_id"]].to_numpy(np.float64),
+            labels.loc[learn["item_id"]].to_numpy(),
             fold.val[list(columns)].to_numpy(np.float32),
         )
         np.add.at(times, rows, 1)

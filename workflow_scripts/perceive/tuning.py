@@ -8,11 +8,13 @@ one would have.
 from __future__ import annotations
 
 import fcntl
+import hashlib
 import logging
-from collections.abc import Mapping, Sequence
+import shutil
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, Protocol
 
 import lightgbm as lgb
 import numpy as np
@@ -23,6 +25,7 @@ from optuna.storages.journal import JournalFileBackend
 from optuna.storages.journal._file import BaseJournalFileLock
 from optuna.trial import FrozenTrial, TrialState
 
+from perceive import io
 from perceive.models import dataset, lightgbm_parameters
 
 log = logging.getLogger(__name__)
@@ -121,6 +124,32 @@ def drop_partial_line(journal: Path) -> None:
         keep = content.rfind(b"\n") + 1
         if keep < len(content):
             handle.truncate(keep)
+
+
+def journal_path(cache: Path, inputs: Iterable[str]) -> Path:
+    """The live journal of a search; it is resumed only where the content of all its inputs is the same."""
+    content = "".join(io.file_sha256(path) for path in sorted(map(str, inputs)))
+    return cache / f"{hashlib.sha256(content.encode()).hexdigest()[:16]}.journal"
+
+
+class Searched(Protocol):
+    """A search that has ended."""
+
+    def table(self) -> pd.DataFrame: ...
+
+    def best(self) -> dict[str, Any]: ...
+
+
+def publish(search: Searched, journal: Path, output: Any) -> None:
+    """Write ``output.trials``, ``.study`` and ``.best``, and drop the journals of other inputs."""
+    with io.atomic_path(output.trials) as temporary:
+        search.table().to_csv(temporary, index=False)
+    with io.atomic_path(output.study) as temporary:
+        shutil.copyfile(journal, temporary)
+    io.write_json(output.best, search.best())
+    for old in journal.parent.glob("*.journal"):
+        if old != journal:
+            old.unlink()
 
 
 class KernelLock(BaseJournalFileLock):

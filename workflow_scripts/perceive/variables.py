@@ -45,12 +45,13 @@ VARIABLES: dict[str, Variable] = {
 }
 
 SCALES: tuple[str, ...] = tuple(v.name for v in VARIABLES.values() if v.kind != "hierarchy")
+REGRESSIONS: tuple[str, ...] = tuple(v.name for v in VARIABLES.values() if v.kind == "regression")
 HIERARCHIES: tuple[str, ...] = tuple(v.name for v in VARIABLES.values() if v.kind == "hierarchy")
 
 CORES: tuple[str, ...] = ("Happy", "Strong", "Peaceful", "Sad", "Angry", "Fearful")
 """First level of the emotion hierarchy."""
 
-SUPPORTED_KINDS: tuple[Kind, ...] = ("regression",)
+SUPPORTED_KINDS: tuple[Kind, ...] = ("regression", "hierarchy")
 """Kinds that this version can train; labels of the other variables are validated and stored all the same."""
 
 SUPPORTED: tuple[str, ...] = tuple(v.name for v in VARIABLES.values() if v.kind in SUPPORTED_KINDS)

@@ -43,6 +43,9 @@ FINAL_NODES = "trees/final_nodes"
 
 BLENDER = "blender"
 
+LEAVES_AT_ONCE = 4_000_000
+"""Pairs of row and tree whose leaves are compared together; bounds the memory of the proof."""
+
 
 @dataclass(frozen=True)
 class Forest:
@@ -264,8 +267,17 @@ def build_variable_model(
         Shapes that do not fit, or knots out of order.
     """
     knots_x, knots_y = _knots(calibrator_x, calibrator_y)
-    ensembles, width = _placed(bases, blender, len(feature_names), len(context_names))
     n_bases = len(bases)
+    if not n_bases:
+        raise ValueError("a variable needs at least one base model")
+    if blender is None and n_bases > 1:
+        raise ValueError("several base models need a blender")
+    ensembles, width = _placed(bases, blender, len(feature_names), len(context_names))
+    for (name, _, _), trees in zip(bases, ensembles, strict=False):
+        if trees.n_outputs != 1:
+            raise ValueError(f"base model {name} has {trees.n_outputs} outputs; a regression model has one")
+    if blender is not None and ensembles[-1].n_outputs != n_bases:
+        raise ValueError(f"the blender weighs {ensembles[-1].n_outputs} base models, but there are {n_bases}")
     features = ops.parameter([-1, len(feature_names)], np.float32, name="features")
     inputs = {"features": features}
     matrix = features.output(0)
@@ -290,33 +302,21 @@ def build_variable_model(
     outputs = {"calibrated": _calibrated(raw, knots_x, knots_y), "raw": raw, "base": base, "alpha": alpha}
     model = _model(inputs, outputs, variable)
     about = {"features": feature_names, "context": context_names, "bases": [name for name, _, _ in bases]}
-    model.set_rt_info(variable, ["perceive", "variable"])
-    for name, names in about.items():
-        model.set_rt_info(json.dumps(list(names)), ["perceive", name])
-    return model
+    return _described(model, variable, about)
 
 
 def _placed(
     bases: Sequence[Base], blender: lgb.Booster | None, n_features: int, n_context: int
 ) -> tuple[list[TreeEnsemble], int]:
     """The ensembles on the matrix [features, context], the blender last, and the width of that matrix."""
-    if not bases:
-        raise ValueError("a variable needs at least one base model")
-    if blender is None and len(bases) > 1:
-        raise ValueError("several base models need a blender")
     width = n_features + (n_context if blender is not None else 0)
     ensembles = []
     for name, booster, columns in bases:
-        trees = TreeEnsemble.from_lightgbm(booster)
-        if trees.n_outputs != 1:
-            raise ValueError(f"base model {name} has {trees.n_outputs} outputs; a regression model has one")
         if max(columns, default=0) >= n_features:
             raise ValueError(f"base model {name} reads a column beyond the {n_features} features")
-        ensembles.append(trees.on_columns(columns, width))
+        ensembles.append(TreeEnsemble.from_lightgbm(booster).on_columns(columns, width))
     if blender is not None:
         trees = TreeEnsemble.from_lightgbm(blender)
-        if trees.n_outputs != len(bases):
-            raise ValueError(f"the blender weighs {trees.n_outputs} base models, but there are {len(bases)}")
         if trees.transform == "sigmoid":
             raise ValueError(
                 "the blender must give raw scores: train it with a custom objective or multiclass"
@@ -377,6 +377,14 @@ def _model(inputs: Mapping[str, Any], outputs: Mapping[str, ov.Output], name: st
         if operation.get_friendly_name() not in kept:
             operation.set_friendly_name(f"{operation.get_type_name()}_{number}")
     model.validate_nodes_and_infer_types()
+    return model
+
+
+def _described(model: ov.Model, variable: str, about: Mapping[str, Sequence[str]]) -> ov.Model:
+    """The model, with names of its parts in its ``rt_info`` under ``perceive``."""
+    model.set_rt_info(variable, ["perceive", "variable"])
+    for key, names in about.items():
+        model.set_rt_info(json.dumps(list(names)), ["perceive", key])
     return model
 
 
@@ -466,44 +474,63 @@ def leaf_equality(
 ) -> dict[str, float]:
     """Share of (row, tree) pairs that end in LightGBM's own leaf, per base model and for the blender.
 
-    1.0 is exact. The walk is read out of the given model itself (a saved IR as well), by one more output on
-    its last nodes.
+    1.0 is exact. The walk is that of the given model itself (a saved IR as well): the part of it that leads
+    to its last nodes.
     """
     n_context = 0 if context is None else context.shape[1]
     ensembles, _ = _placed(bases, blender, features.shape[1], n_context)
-    leaves = _graph_leaves(model, ensembles, features, None if blender is None else context)
-    parts: list[tuple[str, lgb.Booster, NDArray[np.float32]]] = [
-        (name, booster, features[:, list(columns)]) for name, booster, columns in bases
-    ]
-    if blender is not None:
-        assert context is not None  # or the blender had not fitted the graph
-        parts.append((BLENDER, blender, context))
-    shares, first = {}, 0
-    for name, booster, rows in parts:
-        own = np.reshape(booster.predict(rows, pred_leaf=True), (len(rows), -1))
-        shares[name] = float(np.mean(own == leaves[:, first : first + own.shape[1]]))
-        first += own.shape[1]
-    return shares
+    return _leaf_shares([model], ensembles, bases, blender, features, context)[0]
 
 
-def _graph_leaves(
-    model: ov.Model | str | Path,
+def _leaf_shares(
+    models: Sequence[ov.Model | str | Path],
     ensembles: Sequence[TreeEnsemble],
+    bases: Sequence[Base],
+    blender: lgb.Booster | None,
     features: NDArray[np.float32],
     context: NDArray[np.float32] | None,
-) -> NDArray[np.int32]:
+) -> list[dict[str, float]]:
+    """`leaf_equality` of several models that were built from the same placed ensembles."""
+    walks = [_leaf_walk(model, ensembles) for model in models]
+    parts = list(bases) if blender is None else [*bases, (BLENDER, blender, None)]
+    ends = np.cumsum([trees.n_trees for trees in ensembles])
+    equal = np.zeros((len(models), len(parts)))
+    size = max(1, LEAVES_AT_ONCE // int(ends[-1]))
+    for start in range(0, len(features), size):
+        rows = slice(start, start + size)
+        of_context = None if context is None or blender is None else context[rows]
+        walked = [np.split(walk(features[rows], of_context), ends[:-1], axis=1) for walk in walks]
+        for part, (_, booster, columns) in enumerate(parts):
+            inputs = of_context if columns is None else features[rows][:, list(columns)]
+            own = booster.predict(inputs, pred_leaf=True)
+            for number, leaves in enumerate(walked):
+                equal[number, part] += np.count_nonzero(leaves[part] == np.reshape(own, leaves[part].shape))
+    pairs = [len(features) * trees.n_trees for trees in ensembles]
+    names = [name for name, _, _ in parts]
+    return [dict(zip(names, (of_model / pairs).tolist(), strict=True)) for of_model in equal]
+
+
+def _leaf_walk(
+    model: ov.Model | str | Path, ensembles: Sequence[TreeEnsemble]
+) -> Callable[[NDArray[np.float32], NDArray[np.float32] | None], NDArray[np.int32]]:
     """LightGBM's leaf numbers [N, T] of a graph built from these ensembles, trees in the given order."""
     core = ov.Core()
     model = model.clone() if isinstance(model, ov.Model) else core.read_model(str(model))
     nodes = next(operation for operation in model.get_ops() if operation.get_friendly_name() == FINAL_NODES)
-    model.add_outputs([nodes.output(0)])
+    names = {name for port in model.inputs for name in port.names}
+    inputs = [model.input(name).get_node() for name in ("features", "context") if name in names]
+    compiled = compile_exact(core, ov.Model([nodes.output(0)], inputs, "walk"))
     forest = Forest.of(ensembles)
-    final = predict(compile_exact(core, model), features, context, output=len(model.outputs) - 1)
-    if final.shape[1] != len(forest.root) or final.max(initial=0) >= len(forest.leaf_number):
-        raise ValueError("the graph was built from other models than those given")
-    leaves = np.empty(final.shape, dtype=np.int32)
-    leaves[:, forest.tree] = forest.leaf_number[final]
-    return leaves
+
+    def walk(features: NDArray[np.float32], context: NDArray[np.float32] | None) -> NDArray[np.int32]:
+        final = predict(compiled, features, context, output=0)
+        if final.shape[1] != len(forest.root) or final.max(initial=0) >= len(forest.leaf_number):
+            raise ValueError("the graph was built from other models than those given")
+        leaves = np.empty(final.shape, dtype=np.int32)
+        leaves[:, forest.tree] = forest.leaf_number[final]
+        return leaves
+
+    return walk
 
 
 def parity(
@@ -613,25 +640,51 @@ def latency(
         for name, function in (references or {}).items():
             contenders[name] = partial(_call, function)
         n_repeats = max(10, int(repeats / batch**0.5))
-        times: dict[str, list[float]] = {name: [] for name in contenders}
-        # Turns of several calls, each after a pause: a library's threads keep spinning for a while after
-        # its last call, and would be charged to whoever comes next.
         starts = [(repeat * batch) % (len(features) - batch + 1) for repeat in range(n_repeats)]
-        for turn in np.array_split(starts, min(10, n_repeats // 5)):
-            for name, contender in contenders.items():
-                time.sleep(0.02)
-                for number, start in enumerate([*turn[:2], *turn]):
-                    rows = [np.ascontiguousarray(array[start : start + batch]) for array in arrays]
-                    began = time.perf_counter()
-                    contender(rows)
-                    if number >= 2:  # after the pause, two calls to warm up
-                        times[name].append((time.perf_counter() - began) * 1e3)
-        result[str(batch)] = {}
-        for name, values in times.items():
-            p50, p95, p99 = (float(value) for value in np.percentile(values, (50, 95, 99)))
-            entry = {"p50_ms": p50, "p95_ms": p95, "p99_ms": p99, "rows_per_s": batch / p50 * 1e3}
-            entry["repeats"] = len(values)
+        inputs = [
+            [np.ascontiguousarray(array[start : start + batch]) for array in arrays] for start in starts
+        ]
+        result[str(batch)] = timed_in_turns(contenders, inputs, batch)
+        ours = result[str(batch)]["openvino"]["p50_ms"]
+        for name, entry in result[str(batch)].items():
             if name != "openvino":
-                entry["ratio"] = result[str(batch)]["openvino"]["p50_ms"] / p50
-            result[str(batch)][name] = entry
+                entry["ratio"] = ours / entry["p50_ms"]
+    return result
+
+
+def timed_in_turns(
+    contenders: Mapping[str, Callable[[Any], Any]], inputs: Sequence[Any], rows: int
+) -> dict[str, dict[str, float]]:
+    """Time each contender on each of the inputs.
+
+    They take turns of several calls, each after a pause: a library's threads keep spinning for a while after
+    its last call, and would be charged to whoever comes next.
+
+    Parameters
+    ----------
+    contenders : mapping of name to callable
+    inputs : sequence
+        What one call gets.
+    rows : int
+        Rows of an input.
+
+    Returns
+    -------
+    dict
+        ``result[name]`` with ``p50_ms``, ``p95_ms``, ``p99_ms``, ``rows_per_s`` (at the median), ``repeats``.
+    """
+    times: dict[str, list[float]] = {name: [] for name in contenders}
+    for turn in np.array_split(np.arange(len(inputs)), max(1, min(10, len(inputs) // 5))):
+        for name, contender in contenders.items():
+            time.sleep(0.02)
+            for number, place in enumerate([*turn[:2], *turn]):
+                began = time.perf_counter()
+                contender(inputs[place])
+                if number >= 2:  # after the pause, two calls to warm up
+                    times[name].append((time.perf_counter() - began) * 1e3)
+    result = {}
+    for name, values in times.items():
+        p50, p95, p99 = (float(value) for value in np.percentile(values, (50, 95, 99)))
+        result[name] = {"p50_ms": p50, "p95_ms": p95, "p99_ms": p99, "rows_per_s": rows / p50 * 1e3}
+        result[name]["repeats"] = len(values)
     return result

@@ -5,15 +5,15 @@ from __future__ import annotations
 import logging
 import os
 import platform
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import lightgbm as lgb
 import numpy as np
 import openvino as ov
 
-from perceive.ensemble import RegressionEnsemble, base_columns
+from perceive.ensemble import RegressionEnsemble
 from perceive.export.graph import (
     EXACT_CONFIG,
     build_variable_model,
@@ -24,7 +24,10 @@ from perceive.export.graph import (
     save_ir,
 )
 from perceive.export.trees import TreeEnsemble, adversarial_rows
-from perceive.features.matrix import ALL, CONTEXT
+from perceive.features.matrix import CONTEXT
+
+if TYPE_CHECKING:
+    from perceive.export.graph import Base
 
 log = logging.getLogger(__name__)
 
@@ -35,20 +38,35 @@ class ExportError(RuntimeError):
     """The exported model does not answer as the trained one does."""
 
 
-def _adversarial(
-    ensemble: RegressionEnsemble,
+def adversarial(
+    bases: Sequence[Base],
+    blender: lgb.Booster,
     features: np.ndarray,
     context: np.ndarray,
     rows: int,
     rng: np.random.Generator,
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Rows at the thresholds of every base model and of the blender, ``rows`` in all at most."""
-    share = max(1, rows // (len(ensemble.bases) + 1))
+    """Rows at the thresholds of every base model and of the blender, ``rows`` in all at most.
+
+    Parameters
+    ----------
+    bases : sequence of (name, booster, columns)
+    blender : Booster
+    features, context : ndarray of shape (n, F) and (n, C), float32
+        Ordinary rows.
+    rows : int
+    rng : Generator
+
+    Returns
+    -------
+    tuple of (ndarray of shape (m, F), ndarray of shape (m, C))
+    """
+    share = max(1, rows // (len(bases) + 1))
     hard_features, hard_context = [], []
-    for name, booster in ensemble.bases.items():
-        trees = TreeEnsemble.from_lightgbm(booster).on_columns(base_columns(name), features.shape[1])
+    for _, booster, columns in bases:
+        trees = TreeEnsemble.from_lightgbm(booster).on_columns(columns, features.shape[1])
         hard_features.append(adversarial_rows(trees, features, rng, share))
-    hard_context.append(adversarial_rows(TreeEnsemble.from_lightgbm(ensemble.blender), context, rng, share))
+    hard_context.append(adversarial_rows(TreeEnsemble.from_lightgbm(blender), context, rng, share))
 
     def pair(hard: list[np.ndarray], ordinary: np.ndarray, total: int) -> np.ndarray:
         filler = ordinary[rng.integers(0, len(ordinary), total - sum(map(len, hard)))]
@@ -56,6 +74,24 @@ def _adversarial(
 
     total = sum(map(len, [*hard_features, *hard_context]))
     return pair(hard_features, features, total), pair(hard_context, context, total)[::-1].copy()
+
+
+def ir_bytes(path: str | Path) -> int:
+    """Size of an IR: the .xml and the .bin beside it."""
+    return sum(part.stat().st_size for part in (Path(path), Path(path).with_suffix(".bin")))
+
+
+def measured_on() -> dict[str, Any]:
+    """The machine and the libraries of a latency report."""
+    core = ov.Core()
+    return {
+        "device": core.get_property("CPU", "FULL_DEVICE_NAME"),
+        "absent_devices": sorted({"GPU", "NPU"} - {name.split(".")[0] for name in core.available_devices}),
+        "cores": os.cpu_count(),
+        "platform": platform.platform(),
+        "openvino": ov.get_version(),
+        "lightgbm": lgb.__version__,
+    }
 
 
 def export_variable(
@@ -75,7 +111,7 @@ def export_variable(
     variable : str
     ensemble : RegressionEnsemble
         With its calibrator.
-    features, context : ndarray of shape (n, 418) and (n, 9), float32
+    features, context : ndarray of shape (n, columns of the ensemble) and (n, 9), float32
         Ordinary rows for parity and latency, and the base of the adversarial ones.
     path : str or Path
         The ``.xml`` to write.
@@ -97,17 +133,19 @@ def export_variable(
     if ensemble.calibrator is None:
         raise ValueError("only a calibrated ensemble is exported")
     bases: list[tuple[str, lgb.Booster, Any]] = [
-        (name, booster, base_columns(name)) for name, booster in ensemble.bases.items()
+        (name, booster, ensemble.base_columns(name)) for name, booster in ensemble.bases.items()
     ]
     calibrator = ensemble.calibrator
-    model = build_variable_model(variable, bases, ensemble.blender, calibrator.x, calibrator.y, ALL, CONTEXT)
+    model = build_variable_model(
+        variable, bases, ensemble.blender, calibrator.x, calibrator.y, ensemble.columns, CONTEXT
+    )
     save_ir(model, path)
 
     def python_predict(features: np.ndarray, context: np.ndarray | None) -> np.ndarray:
         assert context is not None
         return ensemble.predict(features, context)["calibrated"].to_numpy()
 
-    hard = _adversarial(ensemble, features, context, settings["adversarial_rows"], rng)
+    hard = adversarial(bases, ensemble.blender, features, context, settings["adversarial_rows"], rng)
     try:
         leaves = leaf_equality(path, bases, ensemble.blender, *hard)
     except ValueError as error:
@@ -119,7 +157,7 @@ def export_variable(
         "val": parity(path, python_predict, features, context),
         "adversarial": parity(path, python_predict, *hard),
         "limit_rmse": settings["parity_rmse"],
-        "bytes": sum(p.stat().st_size for p in (Path(path), Path(path).with_suffix(".bin"))),
+        "bytes": ir_bytes(path),
         "trees": {
             name: booster.num_trees()
             for name, booster in [*ensemble.bases.items(), ("blender", ensemble.blender)]
@@ -148,18 +186,12 @@ def export_variable(
             "lightgbm_one_thread": lightgbm_predicts(bases, ensemble.blender, num_threads=1),
         },
     )
-    core = ov.Core()
     report = {
         "variable": variable,
         "precision": "fp32",
         "scope": "features in, calibrated answer out: trees, blend and calibrator, without the encoder",
         "compile": EXACT_CONFIG,
-        "device": core.get_property("CPU", "FULL_DEVICE_NAME"),
-        "absent_devices": sorted({"GPU", "NPU"} - {name.split(".")[0] for name in core.available_devices}),
-        "cores": os.cpu_count(),
-        "platform": platform.platform(),
-        "openvino": ov.get_version(),
-        "lightgbm": lgb.__version__,
+        **measured_on(),
         "batch": timed,
     }
     return proof, report

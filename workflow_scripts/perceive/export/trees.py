@@ -37,6 +37,9 @@ ZERO_THRESHOLD = np.float32(1e-35)
 
 FLOAT32_MAX = np.finfo(np.float32).max
 
+WALKED_AT_ONCE = 500_000
+"""Pairs of row and tree that `adversarial_rows` follows together; bounds its memory."""
+
 # objectives whose prediction is the plain sum of the leaves
 _IDENTITY_OBJECTIVES = {
     "", "none", "custom", "regression", "regression_l1", "huber", "fair", "quantile", "mape",
@@ -272,13 +275,17 @@ def adversarial_rows(
     if n_nodes * 4 > max_rows * 0.9:
         nodes = np.sort(rng.choice(n_nodes, size=int(max_rows * 0.9) // 4, replace=False))
 
-    picked = base[rng.integers(len(base), size=min(len(base), 2_000))]
+    # Thousands of trees need no thousands of rows, and the walk's memory grows with both.
+    most = max(64, 8_000_000 // ensemble.n_trees)
+    picked = base[rng.integers(len(base), size=min(len(base), 2_000, most))]
     reaching = np.full(n_nodes, -1)
-    visited: list[NDArray] = []
-    ensemble._leaf(picked, visited)
-    for at in visited:
-        row, _ = np.nonzero(at >= 0)
-        reaching[at[at >= 0]] = row
+    size = max(1, WALKED_AT_ONCE // ensemble.n_trees)
+    for start in range(0, len(picked), size):
+        visited: list[NDArray] = []
+        ensemble._leaf(picked[start : start + size], visited)
+        for at in visited:
+            row, _ = np.nonzero(at >= 0)
+            reaching[at[at >= 0]] = start + row
     reaching = np.where(reaching >= 0, reaching, rng.integers(len(picked), size=n_nodes))
 
     on = float32_at_most(ensemble.threshold)

@@ -22,10 +22,15 @@ EMBEDDING: tuple[str, ...] = (*(f"emb_{i:03d}" for i in range(EMBEDDING_DIMENSIO
 ALL: tuple[str, ...] = (*LEXICAL, *EMBEDDING, *TEMPORAL)
 """The 418 features of a model that sees the timeline; without `TEMPORAL` they are 405."""
 
+TEXT: tuple[str, ...] = (*LEXICAL, *EMBEDDING)
+"""The 405 features without the timeline."""
+
 BASE_FEATURES: dict[str, tuple[str, ...]] = {"lx": LEXICAL, "eb": EMBEDDING, "tm": TEMPORAL, "full": ALL}
 BASES: tuple[str, ...] = tuple(BASE_FEATURES)
 """Base models of a regression variable, in the order of the blender's outputs."""
 
+PATH_BASES: tuple[str, ...] = ("lx", "eb", "transformer")
+"""Base models of a hierarchy variable, in the order of the blender's outputs."""
 LENGTHS = ("SHORT", "MEDIUM", "LONG")
 LANGUAGES = ("en", "hinglish")
 CONTEXT: tuple[str, ...] = (

@@ -1,8 +1,9 @@
 """One OpenVINO graph of encoder and trained top: from token ids and extra inputs to the answer.
 
 Inputs ``input_ids`` and ``attention_mask`` (int64 [b, t]) and, where the model has any, ``extra`` (float32
-[b, extra inputs]). Outputs of a hierarchy: ``p_LEVEL``, joint probabilities of each level, and ``path``, the
-codes (int64 [b, levels]) that :func:`perceive.evaluation.hierarchy.decode` gives; of scales: ``scales``.
+[b, extra inputs]). Outputs of a hierarchy: ``p_LEVEL``, joint probabilities of each level; of scales:
+``scales``. What is served of a hierarchy is this graph with the trees, the blend and the calibration around
+it: `perceive.export.paths`.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ import contextlib
 import json
 import logging
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,18 +21,15 @@ import openvino as ov
 import torch
 from numpy.typing import NDArray
 
-from perceive.export.graph import EXACT_CONFIG, compile_exact, save_ir
-from perceive.export.report import ExportError
-from perceive.transformer.backbone import Backbone, additive_mask, torch_threads
-from perceive.transformer.model import Hierarchy, HierarchyHead, TopTransformer
+from perceive.transformer.backbone import Backbone, additive_mask
+from perceive.transformer.model import Hierarchy, TopTransformer
 from perceive.transformer.states import TextTokenizer
 
-log = logging.getLogger(__name__)
-
 PRECISIONS = ("fp32", "fp16", "int8")
-LARGEST_DIFFERENCE = 1e-4
-"""Of the fp32 graph's answers from those of torch."""
 TOKENS_PER_BATCH = 2048
+
+Inputs = dict[str, NDArray[Any]]
+"""Arrays of a batch by the name of the input."""
 
 
 class WholeTransformer(torch.nn.Module):
@@ -48,11 +46,9 @@ class WholeTransformer(torch.nn.Module):
     def outputs(self) -> tuple[str, ...]:
         """Names of what :meth:`forward` returns."""
         output = self.top.shape.output
-        return (
-            (*(f"p_{level}" for level in output.levels), "path")
-            if isinstance(output, Hierarchy)
-            else ("scales",)
-        )
+        if isinstance(output, Hierarchy):
+            return tuple(f"p_{level}" for level in output.levels)
+        return ("scales",)
 
     def forward(
         self, input_ids: torch.Tensor, attention_mask: torch.Tensor, extra: torch.Tensor | None = None
@@ -60,21 +56,7 @@ class WholeTransformer(torch.nn.Module):
         states, attention = self.embeddings(input_ids), additive_mask(attention_mask)
         for layer in self.below:
             states = layer(states, attention)
-        answers = self.top(states, attention_mask, extra)
-        if isinstance(self.top.head, HierarchyHead):
-            answers.append(_decode(answers, self.top.head))
-        return tuple(answers)
-
-
-def _decode(p: Sequence[torch.Tensor], head: HierarchyHead) -> torch.Tensor:
-    """Codes [b, levels] of the most probable first label, its most probable child, and so on."""
-    chosen = torch.zeros_like(p[0][:, 0], dtype=torch.int64)
-    codes = []
-    for level, values in enumerate(p):
-        elsewhere = head.get_buffer(f"parents{level}")[None, :] != chosen[:, None]
-        chosen = values.masked_fill(elsewhere, -1.0).argmax(dim=1)
-        codes.append(chosen)
-    return torch.stack(codes, dim=1)
+        return tuple(self.top(states, attention_mask, extra))
 
 
 def build_graph(model: TopTransformer, backbone: Backbone) -> ov.Model:
@@ -121,10 +103,10 @@ def compressed(graph: ov.Model, precision: str) -> ov.Model:
 
 
 def answers(
-    answer: Callable[[dict[str, NDArray[Any]]], Sequence[NDArray[Any]]],
+    answer: Callable[[Inputs], Sequence[NDArray[Any]]],
     tokenizer: TextTokenizer,
     texts: Sequence[str],
-    extra: NDArray[np.float32],
+    others: Mapping[str, NDArray[np.float32]],
 ) -> list[NDArray[Any]]:
     """Outputs for some texts, one array for each, computed in batches of similar length.
 
@@ -135,7 +117,8 @@ def answers(
     tokenizer : TextTokenizer
     texts : sequence of str
         At least one.
-    extra : ndarray of shape (texts, extra inputs)
+    others : mapping of input to ndarray of shape (texts, columns)
+        The inputs beside the tokens.
     """
     ids = tokenizer.ids(texts)
     order = np.argsort([-len(of_text) for of_text in ids], kind="stable")
@@ -144,26 +127,34 @@ def answers(
     while first < len(order):
         rows = order[first : first + max(1, TOKENS_PER_BATCH // len(ids[order[first]]))]
         first += len(rows)
-        tokens, mask = tokenizer.padded([ids[row] for row in rows])
-        inputs: dict[str, NDArray[Any]] = {"input_ids": tokens, "attention_mask": mask}
-        if extra.shape[1]:
-            inputs["extra"] = np.ascontiguousarray(extra[rows], dtype=np.float32)
-        parts.append(answer(inputs))
+        parts.append(answer(batch_inputs(tokenizer, [ids[row] for row in rows], others, rows)))
     back = np.argsort(order)
     return [np.concatenate(of_output)[back] for of_output in zip(*parts, strict=True)]
 
 
-def ask_graph(compiled: ov.CompiledModel) -> Callable[[dict[str, NDArray[Any]]], list[NDArray[Any]]]:
+def batch_inputs(
+    tokenizer: TextTokenizer,
+    ids: Sequence[Sequence[int]],
+    others: Mapping[str, NDArray[np.float32]],
+    rows: NDArray[np.int64],
+) -> Inputs:
+    """Inputs of some rows: their padded token ids with the mask, and their part of the other inputs."""
+    tokens, mask = tokenizer.padded(ids)
+    of_rows = {name: np.ascontiguousarray(values[rows], dtype=np.float32) for name, values in others.items()}
+    return {"input_ids": tokens, "attention_mask": mask, **of_rows}
+
+
+def ask_graph(compiled: ov.CompiledModel) -> Callable[[Inputs], list[NDArray[Any]]]:
     """A compiled graph as `answers` asks it."""
     request = compiled.create_infer_request()
     return lambda inputs: [np.array(value) for value in request.infer(inputs).values()]
 
 
-def ask_torch(model: TopTransformer, backbone: Backbone) -> Callable[..., list[NDArray[Any]]]:
+def ask_torch(model: TopTransformer, backbone: Backbone) -> Callable[[Inputs], list[NDArray[Any]]]:
     """The trained model on the whole encoder, in float32, as `answers` asks it."""
     whole = WholeTransformer(model, backbone)
 
-    def ask(inputs: dict[str, NDArray[Any]]) -> list[NDArray[Any]]:
+    def ask(inputs: Inputs) -> list[NDArray[Any]]:
         with torch.inference_mode():
             return [
                 value.numpy()
@@ -171,89 +162,3 @@ def ask_torch(model: TopTransformer, backbone: Backbone) -> Callable[..., list[N
             ]
 
     return ask
-
-
-def export_transformer(
-    model: TopTransformer,
-    backbone: Backbone,
-    tokenizer: TextTokenizer,
-    texts: Sequence[str],
-    extra: NDArray[np.float32],
-    folder: Path,
-    *,
-    parity_rmse: float,
-    threads: int,
-    precisions: Sequence[str] = PRECISIONS,
-) -> dict[str, Any]:
-    """Write ``{fp32,fp16,int8}/model.xml`` below ``folder``, and measure how near each is to torch.
-
-    Parameters
-    ----------
-    model, backbone, tokenizer
-    texts : sequence of str
-        Of val, at least one.
-    extra : ndarray of shape (texts, extra inputs), float32
-    folder : Path
-    parity_rmse : float
-        Largest RMSE allowed at any precision.
-    threads : int
-        Of torch and OpenVINO.
-    precisions : sequence of str
-        Out of `PRECISIONS`.
-
-    Returns
-    -------
-    dict
-        By precision: ``rows``, ``rmse`` and ``max_abs`` over all probabilities (or scales), ``bytes``, and
-        for a hierarchy ``same_path``, the share of rows with the same decoded path, and ``same_LEVEL``.
-
-    Raises
-    ------
-    ExportError
-        If the fp32 graph differs by more than `LARGEST_DIFFERENCE`, or any by an RMSE above ``parity_rmse``.
-    """
-    with torch_threads(threads):
-        expected = answers(ask_torch(model, backbone), tokenizer, texts, extra)
-        graph = build_graph(model, backbone)
-    report: dict[str, Any] = {}
-    for precision in precisions:
-        path = folder / precision / "model.xml"
-        save_ir(compressed(graph, precision), path)
-        compiled = compile_exact(ov.Core(), path, threads=threads)
-        found = answers(ask_graph(compiled), tokenizer, texts, extra)
-        report[precision] = _difference(model, expected, found)
-        report[precision]["bytes"] = sum(p.stat().st_size for p in (path, path.with_suffix(".bin")))
-        log.info("%s: largest difference %.1e", precision, report[precision]["max_abs"])
-    for precision in precisions:
-        found = report[precision]
-        if precision == "fp32" and not found["max_abs"] <= LARGEST_DIFFERENCE:
-            raise ExportError(
-                f"the fp32 graph differs from its model by {found['max_abs']:.1e}, above {LARGEST_DIFFERENCE}"
-            )
-        if not found["rmse"] <= parity_rmse:
-            raise ExportError(
-                f"the {precision} graph differs from its model: RMSE {found['rmse']:.1e}, above {parity_rmse}"
-            )
-    return {**report, "compile": EXACT_CONFIG}
-
-
-def _difference(
-    model: TopTransformer, expected: Sequence[NDArray[Any]], found: Sequence[NDArray[Any]]
-) -> dict[str, Any]:
-    output = model.shape.output
-    n_arrays = len(output.sizes)
-    errors = np.concatenate(
-        [ours.astype(np.float64) - theirs for ours, theirs in zip(found, expected, strict=True)][:n_arrays],
-        axis=1,
-    )
-    result: dict[str, Any] = {
-        "rows": len(errors),
-        "rmse": float(np.sqrt(np.mean(errors**2))),
-        "max_abs": float(np.abs(errors).max()),
-    }
-    if isinstance(output, Hierarchy):
-        same = expected[-1] == found[-1]
-        result["same_path"] = float(same.all(axis=1).mean())
-        for level, name in enumerate(output.levels):
-            result[f"same_{name}"] = float(same[:, level].mean())
-    return result

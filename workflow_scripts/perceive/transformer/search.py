@@ -80,6 +80,32 @@ def scales_error(targets: NDArray[np.float32]) -> Error:
     return error
 
 
+def sample_owners(owners: pd.Series, usable: NDArray[np.bool_], most: int, *, seed: int) -> NDArray[np.int64]:
+    """Rows of randomly chosen owners: about ``most``, or all usable rows where there are no more.
+
+    Parameters
+    ----------
+    owners : Series of shape (n,)
+    usable : ndarray of shape (n,)
+    most : int
+        No owner is begun after so many rows.
+
+    Returns
+    -------
+    ndarray of int
+        In ascending order.
+    """
+    rows = np.flatnonzero(usable)
+    codes, names = pd.factorize(owners.iloc[rows], sort=True)
+    if len(rows) <= most:
+        return rows
+    order = np.random.default_rng(seed).permutation(len(names))
+    sizes = np.bincount(codes, minlength=len(names))[order]
+    taken = order[np.cumsum(sizes) - sizes < most]
+    log.info("the search works on a sample: %d of %d owners", len(taken), len(names))
+    return rows[np.isin(codes, taken)]
+
+
 @dataclass(frozen=True)
 class Rung:
     """What a trial is given on one rung.
@@ -197,6 +223,15 @@ class TransformerSearch:
             seed=self._settings["seed"] + number, multivariate=True, n_startup_trials=8
         )
 
+    def _known_good(self) -> dict[str, Any]:
+        """The defaults, as near as the space allows: tried first, so that one trial is sound."""
+        defaults = asdict(Hyperparameters())
+        return {
+            name: type(defaults[name])(np.clip(defaults[name], limits["low"], limits["high"]))
+            for name, limits in self._settings["space"].items()
+            if isinstance(self._examples.output, Hierarchy) or name not in OF_HIERARCHIES
+        }
+
     def _suggest(self, trial: optuna.Trial) -> Hyperparameters:
         drawn: dict[str, Any] = dict(self._settings.get("fixed", {}))
         for name, limits in self._settings["space"].items():
@@ -277,6 +312,8 @@ class TransformerSearch:
         # A killed worker leaves a trial that runs for ever; its place is taken by a new one.
         for trial in self.study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
             self.study.tell(trial.number, state=TrialState.FAIL)
+        if not self.study.get_trials(deepcopy=False):
+            self.study.enqueue_trial(self._known_good())
         if done := self.finished():
             log.info("%s: resumed after %d trials", self.study.study_name, len(done))
         while self.stopped_by() is None:

@@ -1,0 +1,84 @@
+"""What one hierarchy variable answers for every item: out of fold in train, by the final models elsewhere."""
+
+from pathlib import Path
+
+import lightgbm as lgb
+import numpy as np
+import pandas as pd
+from snakemake.iocontainers import Snakemake
+
+from perceive import io, job
+from perceive.answers import blended, fill, upstream_frame
+from perceive.classifiers import read_trees
+from perceive.features.matrix import PATH_BASES, context
+from perceive.features.path_store import path_columns, path_inputs
+from perceive.features.store import ITEM_COLUMNS
+from perceive.path_ensemble import PathEnsemble
+from perceive.taxonomy import load_taxonomy
+from perceive.transformer.inputs import Source, examples, extra_inputs, machine
+from perceive.transformer.model import Hierarchy, load
+from perceive.transformer.training import predict
+
+
+def main(snakemake: Snakemake) -> None:
+    variable = snakemake.wildcards.variable
+    settings = io.read_json(snakemake.input.settings)
+    taxonomy = load_taxonomy(snakemake.input.taxonomy)
+    hierarchy = Hierarchy.of(taxonomy)
+    items = io.read_parquet(snakemake.input.corpus, [*ITEM_COLUMNS, "text"])
+    split = io.read_parquet(snakemake.input.split_items, ["split"])["split"].to_numpy(dtype=object)
+    lexical = io.read_parquet(snakemake.input.lexical)
+    cues = io.read_parquet(snakemake.input.cues)
+    columns = path_columns(variable)
+    ensemble = PathEnsemble(
+        [read_trees(path, columns) for path in snakemake.input.models],
+        lgb.Booster(model_file=snakemake.input.blender),
+        None,
+        hierarchy,
+    )
+    answers = {
+        base: fill(len(items), split, io.read_npy(path))
+        for base, path in zip(PATH_BASES, snakemake.input.predictions, strict=True)
+    }
+    answers["blend"] = fill(
+        len(items),
+        split,
+        blended(
+            [answers[base][split == "train"] for base in PATH_BASES], io.read_npy(snakemake.input.weights)
+        ),
+    )
+    features = pd.concat(map(io.read_parquet, snakemake.input.features), ignore_index=True)
+    position = pd.Series(np.arange(len(items)), index=pd.Index(items["item_id"]))
+    rows = position.loc[features["item_id"]].to_numpy()
+    source = Source.load(
+        settings["backbone"],
+        Path(snakemake.input.encoder).parent,
+        Path(snakemake.params.states),
+        threads=snakemake.threads,
+    )
+    model = load(Path(snakemake.input.transformer).parent, source.backbone)
+    served = items.iloc[rows].reset_index(drop=True)
+    source.store.prepare(served["text"].tolist(), [source.store.depth - model.shape.top_layers])
+    unknown = np.full((len(served), taxonomy.depth), -1, dtype=np.int64)
+    extra = extra_inputs(variable, served["item_id"], lexical, cues)
+    of = examples(variable, served, unknown, taxonomy, extra, source.store)
+    matrix = path_inputs(features, columns, cues)
+    per_base = {
+        trees.name: ensemble.classify(trees, matrix, threads=snakemake.threads)
+        for trees in ensemble.classifiers
+    }
+    per_base["transformer"] = predict(model, of, np.arange(len(served)), machine(settings, snakemake.threads))
+    of_context = context(served, lexical.iloc[rows])
+    per_base["blend"] = ensemble.blend(per_base, of_context, threads=snakemake.threads)[0]
+    for name, levels in per_base.items():
+        answers[name][rows] = np.concatenate(levels, axis=1)
+    for name, values in answers.items():
+        io.write_npy(snakemake.output[name], values)
+    io.write_parquet(
+        snakemake.output.upstream,
+        upstream_frame(variable, items["item_id"], answers["blend"], taxonomy),
+    )
+
+
+if __name__ == "__main__":
+    job.run(main, snakemake)

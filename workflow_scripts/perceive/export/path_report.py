@@ -1,0 +1,296 @@
+"""Export of one hierarchy variable in three precisions, with its proofs: leaf equality, parity, latency."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import openvino as ov
+from numpy.typing import NDArray
+
+from perceive.export.graph import (
+    BLENDER,
+    EXACT_CONFIG,
+    _leaf_shares,
+    compile_exact,
+    save_ir,
+    timed_in_turns,
+)
+from perceive.export.paths import attach, placed_trees
+from perceive.export.report import ExportError, adversarial, ir_bytes, measured_on
+from perceive.path_ensemble import PathAnswers, PathEnsemble
+from perceive.transformer.backbone import Backbone, torch_threads
+from perceive.transformer.export import (
+    PRECISIONS,
+    Inputs,
+    answers,
+    ask_graph,
+    ask_torch,
+    batch_inputs,
+    build_graph,
+    compressed,
+)
+from perceive.transformer.model import Hierarchy, TopTransformer
+from perceive.transformer.states import TextTokenizer
+
+log = logging.getLogger(__name__)
+
+LARGEST_DIFFERENCE = 1e-4
+"""Of the fp32 graph's calibrated probabilities from those of Python."""
+SAME_PATH = 0.99
+"""Share of the rows whose path a smaller precision must keep to be proposed."""
+BATCHES = (1, 8)
+
+
+def export_paths(
+    variable: str,
+    model: TopTransformer,
+    backbone: Backbone,
+    tokenizer: TextTokenizer,
+    ensemble: PathEnsemble,
+    texts: Sequence[str],
+    features: NDArray[np.float32],
+    context: NDArray[np.float32],
+    feature_names: Sequence[str],
+    context_names: Sequence[str],
+    folder: str | Path,
+    settings: Mapping[str, Any],
+    *,
+    threads: int,
+    rng: np.random.Generator,
+    precisions: Sequence[str] = PRECISIONS,
+) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Write ``{fp32,fp16,int8}/model.xml`` below ``folder`` and prove them.
+
+    Parameters
+    ----------
+    variable : str
+    model : TopTransformer
+        Of the ensemble's hierarchy. The names of its extra inputs are names of features.
+    backbone, tokenizer
+        Of the encoder.
+    ensemble : PathEnsemble
+        With its calibrator.
+    texts : sequence of str
+        Ordinary rows for parity and latency, with
+    features, context : ndarray of shape (texts, F) and (texts, C), float32
+        which are the base of the adversarial rows as well.
+    feature_names, context_names : sequence of str
+        Columns of the two.
+    folder : str or Path
+    settings : mapping
+        The ``export`` slice of the configuration: ``parity_rmse``, ``adversarial_rows``, ``latency_repeats``.
+    threads : int
+        Of torch, LightGBM and OpenVINO.
+    rng : Generator
+        Draws the adversarial rows.
+    precisions : sequence of str
+        Out of `PRECISIONS`.
+
+    Returns
+    -------
+    tuple of (dict, dict)
+        Contents of ``parity.json`` and ``latency.json``. The first has, for each of ``precisions``, against
+        the Python pipeline: ``rows``, ``rmse`` and ``max_abs`` of the calibrated probabilities of all levels,
+        ``rmse_raw``, ``same_path`` (share of the rows with the same path), ``same_LEVEL``,
+        ``leaf_equality`` (by rows, then by ensemble of trees) and ``bytes``; and in ``smallest`` the smallest
+        precision that keeps `SAME_PATH` (fp32 always does).
+
+    Raises
+    ------
+    ExportError
+        If the fp32 graph differs by more than `LARGEST_DIFFERENCE`, any graph by an RMSE above
+        ``parity_rmse``, or a leaf differs from LightGBM's.
+    ValueError
+        If the parts do not fit each other.
+    """
+    if not len(texts) == len(features) == len(context):
+        raise ValueError(f"{len(texts)} texts, {len(features)} rows of features, {len(context)} of context")
+    extra_columns = _extra_columns(model, feature_names)
+    with torch_threads(threads):
+        extra = {"extra": features[:, extra_columns]}
+        of_transformer = answers(ask_torch(model, backbone), tokenizer, texts, extra)
+    expected = ensemble.predict(features, context, of_transformer, threads=threads)
+    trees = placed_trees(ensemble, len(feature_names), len(context_names))
+    whole = build_graph(model, backbone)
+    paths: dict[str, Path] = {}
+    found: dict[str, dict[str, Any]] = {}
+    for precision in precisions:
+        path = paths[precision] = Path(folder) / precision / "model.xml"
+        graph = attach(
+            variable,
+            compressed(whole, precision),
+            extra_columns,
+            ensemble,
+            trees,
+            feature_names,
+            context_names,
+        )
+        save_ir(graph, path)
+        ask = ask_graph(compile_exact(ov.Core(), path, threads=threads))
+        outputs = answers(ask, tokenizer, texts, {"features": features, "context": context})
+        found[precision] = _difference(expected, outputs, ensemble.hierarchy)
+        found[precision]["bytes"] = ir_bytes(path)
+        log.info("%s, %s: largest difference %.1e", variable, precision, found[precision]["max_abs"])
+
+    bases = [(of_one.name, of_one.booster, of_one.columns) for of_one in ensemble.classifiers]
+    hard = adversarial(bases, ensemble.blender, features, context, settings["adversarial_rows"], rng)
+    leaf_rows = {"val": (features, context), "adversarial": hard}
+    for name, rows in leaf_rows.items():
+        try:
+            shares = _leaf_shares(list(paths.values()), trees, bases, ensemble.blender, *rows)
+        except ValueError as error:
+            raise ExportError(f"the IR of {variable} cannot be compared with LightGBM: {error}") from error
+        for precision, of_precision in zip(paths, shares, strict=True):
+            found[precision].setdefault("leaf_equality", {})[name] = of_precision
+    _judge(variable, found, settings["parity_rmse"])
+    proof = {
+        "variable": variable,
+        "compile": EXACT_CONFIG,
+        "limit_rmse": settings["parity_rmse"],
+        "limit_same_path": SAME_PATH,
+        "leaf_rows": {name: len(rows[0]) for name, rows in leaf_rows.items()},
+        "trees": {
+            name: booster.num_trees() for name, booster, _ in [*bases, (BLENDER, ensemble.blender, ())]
+        },
+        "precisions": found,
+        "smallest": _smallest(found),
+    }
+    times = _latency(
+        paths,
+        _reference(model, backbone, ensemble, extra_columns, threads),
+        tokenizer,
+        texts,
+        {"features": features, "context": context},
+        repeats=settings["latency_repeats"],
+        threads=threads,
+    )
+    report = {
+        "variable": variable,
+        "scope": "token ids, features and context in, calibrated probabilities and path out",
+        "reference": "the whole encoder in torch and LightGBM's predicts; no blend and no calibration",
+        "compile": EXACT_CONFIG,
+        "threads": threads,
+        **measured_on(),
+        "batch": times,
+    }
+    return proof, report
+
+
+def _extra_columns(model: TopTransformer, feature_names: Sequence[str]) -> list[int]:
+    place = {name: column for column, name in enumerate(feature_names)}
+    if unknown := [name for name in model.shape.extra if name not in place]:
+        raise ValueError(
+            f"the transformer reads {', '.join(unknown)}, which are no features; train it again on the "
+            "present features"
+        )
+    return [place[name] for name in model.shape.extra]
+
+
+def _difference(
+    expected: PathAnswers, outputs: Sequence[NDArray[Any]], hierarchy: Hierarchy
+) -> dict[str, Any]:
+    """Of a graph's outputs, in their order, from what Python answers."""
+    n_levels = len(hierarchy.levels)
+
+    def errors(ours: Sequence[NDArray[Any]], theirs: Sequence[NDArray[Any]]) -> NDArray[np.float64]:
+        return np.concatenate(ours, axis=1).astype(np.float64) - np.concatenate(theirs, axis=1)
+
+    calibrated = errors(outputs[:n_levels], expected.calibrated)
+    raw = errors(outputs[n_levels : 2 * n_levels], expected.raw)
+    same = outputs[2 * n_levels] == expected.path
+    return {
+        "rows": len(calibrated),
+        "rmse": float(np.sqrt(np.mean(calibrated**2))),
+        "max_abs": float(np.abs(calibrated).max()),
+        "rmse_raw": float(np.sqrt(np.mean(raw**2))),
+        "same_path": float(same.all(axis=1).mean()),
+        **{f"same_{name}": float(same[:, level].mean()) for level, name in enumerate(hierarchy.levels)},
+    }
+
+
+def _judge(variable: str, found: Mapping[str, Mapping[str, Any]], parity_rmse: float) -> None:
+    for precision, of_one in found.items():
+        for rows, shares in of_one["leaf_equality"].items():
+            if wrong := [f"{name} {share:.4%}" for name, share in shares.items() if share != 1]:
+                raise ExportError(
+                    f"the {precision} IR of {variable} walks to other leaves than LightGBM on the {rows} "
+                    f"rows: {', '.join(wrong)}"
+                )
+        if precision == "fp32" and not of_one["max_abs"] <= LARGEST_DIFFERENCE:
+            raise ExportError(
+                f"the fp32 IR of {variable} differs from its models by {of_one['max_abs']:.1e}, above "
+                f"{LARGEST_DIFFERENCE}"
+            )
+        if not of_one["rmse"] <= parity_rmse:
+            raise ExportError(
+                f"the {precision} IR of {variable} differs from its models: RMSE {of_one['rmse']:.1e}, above "
+                f"{parity_rmse}"
+            )
+
+
+def _smallest(found: Mapping[str, Mapping[str, Any]]) -> str | None:
+    """The smallest precision that keeps the paths; fp32 has passed a stricter test."""
+    keeping = [name for name, of_one in found.items() if name == "fp32" or of_one["same_path"] >= SAME_PATH]
+    return min(keeping, key=lambda name: found[name]["bytes"], default=None)
+
+
+def _reference(
+    model: TopTransformer,
+    backbone: Backbone,
+    ensemble: PathEnsemble,
+    extra_columns: Sequence[int],
+    threads: int,
+) -> Callable[[Inputs], Any]:
+    """What the graph is timed against: the models alone, as Python would call them."""
+    transformer = ask_torch(model, backbone)
+    columns = list(extra_columns)
+
+    def ask(inputs: Inputs) -> list[Any]:
+        features = inputs["features"]
+        tokens = {name: inputs[name] for name in ("input_ids", "attention_mask")}
+        scores: list[Any] = [
+            trees.booster.predict(features[:, list(trees.columns)], raw_score=True, num_threads=threads)
+            for trees in ensemble.classifiers
+        ]
+        scores.append(ensemble.blender.predict(inputs["context"], raw_score=True, num_threads=threads))
+        return [*transformer({**tokens, "extra": features[:, columns]}), *scores]
+
+    return ask
+
+
+def _latency(
+    paths: Mapping[str, Path],
+    reference: Callable[[Inputs], Any],
+    tokenizer: TextTokenizer,
+    texts: Sequence[str],
+    others: Mapping[str, NDArray[np.float32]],
+    *,
+    repeats: int,
+    threads: int,
+) -> dict[str, dict[str, dict[str, float]]]:
+    """``result[str(batch)][name]`` as of `timed_in_turns`; ``ratio`` is a median by that of the reference.
+
+    Each call gets other texts, so that their lengths are mixed as in use.
+    """
+    ids = tokenizer.ids(texts)
+    result: dict[str, dict[str, dict[str, float]]] = {}
+    with torch_threads(threads):
+        for batch in (size for size in BATCHES if size <= len(texts)):
+            inputs = []
+            for number in range(max(10, int(repeats / batch**0.5))):
+                rows = (number * batch + np.arange(batch)) % len(texts)
+                inputs.append(batch_inputs(tokenizer, [ids[row] for row in rows], others, rows))
+            contenders: dict[str, Callable[[Inputs], Any]] = {}
+            for precision, path in paths.items():
+                compiled = compile_exact(ov.Core(), path, batch=1 if batch == 1 else None, threads=threads)
+                contenders[precision] = partial(compiled.create_infer_request().infer, share_inputs=True)
+            times = timed_in_turns({**contenders, "reference": reference}, inputs, batch)
+            for precision in paths:
+                times[precision]["ratio"] = times[precision]["p50_ms"] / times["reference"]["p50_ms"]
+            result[str(batch)] = times
+    return result

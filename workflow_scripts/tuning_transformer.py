@@ -1,0 +1,64 @@
+"""Search for the hyperparameters of one hierarchy variable's transformer."""
+
+from pathlib import Path
+
+import numpy as np
+from snakemake.iocontainers import Snakemake
+
+from perceive import io, job
+from perceive.features.path_store import read_paths
+from perceive.splits import fold_members
+from perceive.taxonomy import load_taxonomy
+from perceive.transformer.inputs import Source, examples, extra_inputs, machine
+from perceive.transformer.search import TransformerSearch, hierarchy_error, sample_owners
+from perceive.tuning import journal_path, publish
+
+
+def main(snakemake: Snakemake) -> None:
+    variable = snakemake.wildcards.variable
+    settings = io.read_json(snakemake.input.settings)
+    taxonomy = load_taxonomy(snakemake.input.taxonomy)
+    items = io.read_parquet(snakemake.input.corpus, ["item_id", "owner_id", "text"])
+    split_items = io.read_parquet(snakemake.input.split_items)
+    codes = read_paths(snakemake.input.labels, items["item_id"], taxonomy)
+    labelled = (split_items["split"] == "train").to_numpy(dtype=bool, na_value=False) & (codes[:, 0] >= 0)
+    rows = sample_owners(items["owner_id"], labelled, settings["max_rows"], seed=settings["seed"])
+    items, codes = items.iloc[rows].reset_index(drop=True), codes[rows]
+    split_items = split_items.iloc[rows].reset_index(drop=True)
+    source = Source.load(
+        settings["backbone"],
+        Path(snakemake.input.encoder).parent,
+        Path(snakemake.params.states),
+        threads=snakemake.threads,
+    )
+    extra = extra_inputs(
+        variable, items["item_id"], *map(io.read_parquet, (snakemake.input.lexical, snakemake.input.cues))
+    )
+    of = examples(variable, items, codes, taxonomy, extra, source.store)
+    space = settings["space"]["top_layers"]
+    layers = range(int(space["low"]), min(int(space["high"]), source.store.depth) + 1)
+    settings["space"]["top_layers"] = {"low": layers[0], "high": layers[-1]}
+    source.store.prepare(items["text"].tolist(), [source.store.depth - top for top in layers])
+    position = {item_id: row for row, item_id in enumerate(items["item_id"])}
+    numbers = sorted(map(int, split_items["fold"].dropna().unique()))
+    folds = [
+        tuple(np.array([position[item] for item in part]) for part in fold_members(split_items, number))
+        for number in numbers
+    ]
+    journal = journal_path(Path(snakemake.params.cache), snakemake.input)
+    search = TransformerSearch(
+        journal,
+        variable,
+        of,
+        folds,
+        hierarchy_error(codes, taxonomy),
+        source.backbone,
+        {**settings, "fixed": {"batch_rows": settings["batch_rows"]}},
+        machine(settings, snakemake.threads),
+    )
+    search.run()
+    publish(search, journal, snakemake.output)
+
+
+if __name__ == "__main__":
+    job.run(main, snakemake)
