@@ -14,7 +14,7 @@ TARGET ?= all
 CONFIGS := $(if $(CORPUS),config/corpora/$(CORPUS).yaml) $(if $(PRESET),config/presets/$(PRESET).yaml)
 SNAKEMAKE := $(BIN)/snakemake --cores $(CORES) $(if $(strip $(CONFIGS)),--configfile $(CONFIGS))
 
-.PHONY: run accept test lint format bench soak config env lock clean help
+.PHONY: run accept test lint format bench bench-goemotions soak config env lock clean help
 
 run: env  ## build everything (PRESET=, CORPUS=, TARGET=, CORES=)
 	$(SNAKEMAKE) -- $(TARGET)
@@ -40,6 +40,10 @@ format: env  ## format the code
 
 bench: env  ## speed of the parts, as ratios against references, and the cost of every rule
 	$(BIN)/python tests/bench.py
+
+bench-goemotions: env  ## GoEmotions beside published figures; the corpus under PERCEIVE_DATA, an hour on 2 cores
+	$(MAKE) run CORPUS=goemotions
+	$(BIN)/python tests/bench.py goemotions
 
 soak: env  ## kill the workflow at random moments until it is through, and compare with a run in peace
 	PYTHONPATH=workflow_scripts:tests $(BIN)/python tests/soak.py
@@ -70,4 +74,4 @@ clean:  ## remove results and the environment (never the ledgers)
 	git checkout -- results/README.md
 
 help:
-	@grep -hE '^[a-z]+:.*##' Makefile | sed 's/:.*##/\t/' | expand -t 12
+	@grep -hE '^[a-z-]+:.*##' Makefile | sed 's/:.*##/\t/' | expand -t 20

@@ -169,12 +169,14 @@ def bench_embedding(results: Path, repeats: int) -> Report:
 
 def built_variables(results: Path) -> Iterator[tuple[str, Path, list[Any], Any, np.ndarray, np.ndarray]]:
     """Name, IR, bases, blender, features and context of each exported variable whose models are here."""
-    from perceive.ensemble import RegressionEnsemble, base_columns
-    from perceive.features.store import ITEM_COLUMNS, model_inputs
+    from perceive.ensemble import RegressionEnsemble
+    from perceive.features.store import ITEM_COLUMNS, model_inputs, with_upstream
+    from perceive.variables import REGRESSIONS, VARIABLES
 
-    features = context = None
     for path in sorted(results.glob("export/*/fp32/model.xml")):
         name = path.parent.parent.name
+        if name not in REGRESSIONS:
+            continue
         models = [results / "models" / name / base / "model.txt" for base in BASES]
         needed = [
             *models,
@@ -187,10 +189,11 @@ def built_variables(results: Path) -> Iterator[tuple[str, Path, list[Any], Any, 
             print(f"{name} is left out: {', '.join(missing)} missing; finish `make run` first.")
             continue
         ensemble = RegressionEnsemble.load(models, needed[4])
-        if features is None:
-            items = io.read_parquet(results / "corpus/items.parquet", ITEM_COLUMNS)
-            features, context = model_inputs(io.read_parquet(needed[5]), items)
-        bases = [(base, booster, base_columns(base)) for base, booster in ensemble.bases.items()]
+        items = io.read_parquet(results / "corpus/items.parquet", ITEM_COLUMNS)
+        answers = [results / "answers" / read / "upstream.parquet" for read in VARIABLES[name].reads]
+        val = with_upstream(io.read_parquet(needed[5]), [answer for answer in answers if answer.exists()])
+        features, context = model_inputs(val, items, ensemble.columns)
+        bases = [(base, booster, ensemble.base_columns(base)) for base, booster in ensemble.bases.items()]
         yield name, path, bases, ensemble.blender, features, context
 
 
@@ -464,6 +467,106 @@ def bench_shuffled(results: Path, repeats: int) -> Report:
     return {"rows": rows}
 
 
+# --- The transformer ---------------------------------------------------------------------------------------
+
+PUBLISHED = {"sentiment": ".67 to .69", "ekman": ".62 to .64", "emotion": ".46 to .49"}
+"""Macro-F1 of BERT-base on GoEmotions, several labels a comment; Demszky et al., ACL 2020."""
+
+
+def bench_transformer(results: Path, repeats: int) -> Report:
+    """What training more layers brings, and the focal loss: trained on train, scored on val, of `invoked`."""
+    import torch
+
+    from perceive.evaluation.hierarchy import PathScores, majority_probabilities, path_metrics
+    from perceive.features.path_store import read_paths
+    from perceive.taxonomy import load_taxonomy
+    from perceive.transformer.inputs import Source, examples, extra_inputs
+    from perceive.transformer.training import Hyperparameters, Machine, fit, predict
+
+    variable = "invoked"
+    if not (results / f"corpus/labels/{variable}.parquet").exists():
+        print(f"left out: {results} has no labels of {variable}; finish `make run` first.")
+        return {}
+    threads = torch.get_num_threads()
+    taxonomy = load_taxonomy(REPOSITORY / "resources/taxonomy.tsv")
+    items = io.read_parquet(results / "corpus/items.parquet", ["item_id", "text"])
+    split = io.read_parquet(results / "splits/items.parquet", ["split"])["split"].to_numpy(dtype=object)
+    codes = read_paths(results / f"corpus/labels/{variable}.parquet", items["item_id"], taxonomy)
+    settings = io.read_json(results / "state/config/path_models/transformer.json")["backbone"]
+    source = Source.load(settings, results / "encoder/en", results / "cache/states", threads=threads)
+    frames = [io.read_parquet(results / f"features/{name}.parquet") for name in ("lexical", "inhibition")]
+    extra = extra_inputs(variable, items["item_id"], *frames)
+    of = examples(variable, items, codes, taxonomy, extra, source.store)
+    train, val = (np.flatnonzero((split == name) & (codes[:, 0] >= 0)) for name in ("train", "val"))
+    source.store.prepare(items["text"].tolist(), range(source.store.depth + 1))
+
+    def scores(p: Any, **of_run: Any) -> dict[str, Any]:
+        metrics = path_metrics(PathScores(codes[val], taxonomy, [np.asarray(x, dtype=float) for x in p]))
+        return {**of_run, **metrics}
+
+    prior = majority_probabilities(codes[train], taxonomy)
+    rows = [scores([np.broadcast_to(level, (len(val), level.size)) for level in prior], model="majority")]
+    for layers, gamma in ((0, 2.0), (1, 2.0), (2, 2.0), (2, 0.0), (source.store.depth, 2.0)):
+        parameters = Hyperparameters(top_layers=layers, gamma=gamma)
+        began = time.perf_counter()
+        model = fit(of, train, source.backbone, parameters, Machine(threads), seed=137)
+        seconds = time.perf_counter() - began
+        loss = "focal" if gamma else "cross-entropy"
+        p = predict(model, of, val, Machine(threads))
+        rows.append(scores(p, model=f"k = {layers}, {loss}", seconds=seconds))
+    reference = next(row["seconds"] for row in rows if row["model"].startswith("k = 1"))
+    for row in rows:
+        row["cost"] = row["seconds"] / reference if "seconds" in row else None
+    columns = {
+        "model": "model", "macro_f1_core": "macro-F1 core:.3f", "macro_f1_nuance": "nuance:.3f",
+        "macro_f1_micro": "micro:.3f", "hierarchical_f1": "hierarchical F1:.3f",
+        "path_validity": "path validity:.3f", "ece_core": "ECE core:.3f", "cost": "time by k = 1:.1f",
+    }  # fmt: skip
+    table(rows, columns)
+    return {"rows": rows}
+
+
+def bench_goemotions(results: Path, repeats: int) -> Report:
+    """GoEmotions' dev part, beside published figures and a logistic regression on the frozen embeddings."""
+    from sklearn.linear_model import LogisticRegression
+    from sklearn.metrics import f1_score
+
+    from perceive.features.path_store import read_paths
+    from perceive.taxonomy import load_taxonomy
+
+    results = results.parent / "goemotions" if results.name != "goemotions" else results
+    if not (results / "evaluation/expressed/metrics.json").exists():
+        print(f"left out: no {results}/evaluation/expressed/metrics.json; run `make bench-goemotions`.")
+        return {}
+    metrics = io.read_json(results / "evaluation/expressed/metrics.json")
+    taxonomy = load_taxonomy(REPOSITORY / "resources/taxonomy_goemotions.tsv")
+    embedding = io.read_parquet(results / "features/embedding.parquet")
+    split = io.read_parquet(results / "splits/items.parquet", ["split"])["split"].to_numpy(dtype=object)
+    codes = read_paths(results / "corpus/labels/expressed.parquet", embedding["item_id"], taxonomy)
+    x = embedding[[name for name in embedding if name.startswith("emb_")]].to_numpy(np.float32)
+    rows = []
+    for level, name in enumerate(taxonomy.levels):
+        train, test = (np.flatnonzero((split == part) & (codes[:, level] >= 0)) for part in ("train", "test"))
+        baseline = LogisticRegression(max_iter=300).fit(x[train], codes[train, level])
+        macro = f1_score(codes[test, level], baseline.predict(x[test]), average="macro", zero_division=0.0)
+        found = metrics["metrics"]["calibrated"][f"macro_f1_{name}"]
+        of_bases = {base: of[f"macro_f1_{name}"]["value"] for base, of in metrics["bases"].items()}
+        rows.append({"level": name, **found, **of_bases, "logistic": macro, "published": PUBLISHED[name]})
+    columns = {
+        "level": "macro-F1 at level", "value": "model:.3f", "low": "low:.3f", "high": "high:.3f",
+        "lx": "lx:.3f", "eb": "eb:.3f", "transformer": "transformer:.3f",
+        "logistic": "logistic regression:.3f", "published": "BERT-base, published",
+    }  # fmt: skip
+    table(rows, columns)
+    memory = [
+        pd.read_csv(path, sep="\t")["max_rss"].max()
+        for path in (results / "benchmarks").rglob("*.tsv")
+        if "transformer" in path.read_text() or path.parent.name in ("tuning", "answers", "expressed")
+    ]
+    print(f"Peak memory of the jobs of the transformer: {max(memory, default=float('nan')) / 1024:.2f} GB")
+    return {"rows": rows}
+
+
 SECTIONS: dict[str, tuple[str, Callable[[Path, int], Report]]] = {
     "embedding": ("Embedding: ours against sentence-transformers (fp32)", bench_embedding),
     "trees": ("Tree models: OpenVINO IR against LightGBM", bench_trees),
@@ -471,6 +574,8 @@ SECTIONS: dict[str, tuple[str, Callable[[Path, int], Report]]] = {
     "ingest": ("Corpus: generator and ingest", bench_ingest),
     "scale": ("Corpus: 50,000 and 500,000 items", bench_scale),
     "shuffled": ("Shuffled labels through the whole workflow", bench_shuffled),
+    "transformer": ("Transformer: trained layers and loss, on val", bench_transformer),
+    "goemotions": ("GoEmotions: the published dev part", bench_goemotions),
 }
 
 
