@@ -42,8 +42,9 @@ REGRESSIONS, HIERARCHIES = variables.REGRESSIONS, variables.HIERARCHIES
 RESULTS = SETTINGS.results
 LEDGER = SETTINGS.ledger_path()
 FOLDS = range(SETTINGS.splits.folds)
-BASES = ["lx", "eb", "tm", "full"]
-PATH_BASES = ["lx", "eb", "transformer"]
+TREES, PATH_TREES = ["lx", "eb", "tm", "full"], ["lx", "eb"]
+BASES, PATH_BASES = [*TREES, "transformer"], [*PATH_TREES, "transformer"]
+PRECISIONS = ["fp32", "fp16", "int8"]
 PLOTS = ["reliability", "residuals", "slices", "baselines"]
 PATH_PLOTS = ["reliability", "confusion", "confusions", "slices", "baselines"]
 PORTRAIT = ["counts", "labels", "moods", "agreement", "invoked_expressed"]
@@ -58,9 +59,6 @@ wildcard_constraints:
 # --- State files: what decides that a rule must run again (see perceive/state.py) ------------------------
 
 
-LEXICONS = sorted(
-    str(path.relative_to(REPOSITORY)) for path in (REPOSITORY / "resources/lexicons").glob("*.tsv")
-)
 # Script name to the resources that it reads beside its inputs.
 SCRIPTS = {
     "synthesize": ["resources/synthesis"],
@@ -73,8 +71,8 @@ SCRIPTS = {
     "splits": [],
     "audit_splits": [],
     "encoder": [],
-    "lexical": [path for path in LEXICONS if not path.endswith("inhibition.tsv")],
-    "inhibition": LEXICONS,
+    "lexical": ["resources/lexicons"],
+    "inhibition": ["resources/lexicons"],
     "embedding": ["resources/anchors.tsv"],
     "temporal": [],
     "folds": [],
@@ -90,6 +88,7 @@ SCRIPTS = {
     "blend": [],
     "blend_paths": [],
     "answers": [],
+    "answers_transformer": [],
     "calibration": [],
     "calibration_paths": [],
     "evaluation": [],
@@ -97,6 +96,7 @@ SCRIPTS = {
     "acceptance": [],
     "export": [],
     "export_paths": [],
+    "export_transformer": [],
 }
 
 
@@ -171,7 +171,7 @@ rule all:
             for name in VARIABLES
             for plot in (PATH_PLOTS if name in HIERARCHIES else PLOTS)
         ],
-        expand(f"{RESULTS}/export/{{variable}}/latency.json", variable=VARIABLES),
+        [path for name in VARIABLES for path in exports(name)],
 
 
 # Every variable's name is a target: its export and what that needs, no more.
@@ -181,7 +181,7 @@ for name in VARIABLES:
         name:
             name
         input:
-            f"{RESULTS}/export/{name}/latency.json",
+            exports(name),
 
 
 onstart:

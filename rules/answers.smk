@@ -1,10 +1,10 @@
-# What a hierarchy variable answers for every item: for calibration, evaluation, and the variables that read it.
+# What a variable, or its transformer, answers for every item: for those who come after it.
 
 
 # The trained parts of a hierarchy variable.
 PATH_ENSEMBLE = {
-    "models": expand(f"{RESULTS}/models/{{{{variable}}}}/{{base}}/model.txt", base=["lx", "eb"]),
-    "models_meta": expand(f"{RESULTS}/models/{{{{variable}}}}/{{base}}/model.json", base=["lx", "eb"]),
+    "models": expand(f"{RESULTS}/models/{{{{variable}}}}/{{base}}/model.txt", base=PATH_TREES),
+    "models_meta": expand(f"{RESULTS}/models/{{{{variable}}}}/{{base}}/model.json", base=PATH_TREES),
     "transformer": f"{RESULTS}/models/{{variable}}/transformer/model.safetensors",
     "transformer_meta": f"{RESULTS}/models/{{variable}}/transformer/model.json",
     "blender": f"{RESULTS}/blend/{{variable}}/model.txt",
@@ -49,3 +49,32 @@ rule answers:
         "Answering {wildcards.variable} for every item"
     script:
         "../workflow_scripts/answers.py"
+
+
+rule answers_transformer:
+    input:
+        **TRANSFORMER,
+        predictions=f"{RESULTS}/oof/{{variable}}/transformer.npy",
+        transformer=f"{RESULTS}/models/{{variable}}/transformer/model.safetensors",
+        transformer_meta=f"{RESULTS}/models/{{variable}}/transformer/model.json",
+        settings=settings("models/transformer"),
+        code=code("answers_transformer"),
+    output:
+        answers=f"{RESULTS}/answers/{{variable}}/transformer.parquet",
+    log:
+        f"{RESULTS}/logs/answers/{{variable}}.log",
+    benchmark:
+        f"{RESULTS}/benchmarks/answers/{{variable}}.tsv"
+    wildcard_constraints:
+        variable=one_of(REGRESSIONS),
+    conda:
+        "../envs/environment.yaml"
+    threads: workflow.cores or 1
+    resources:
+        mem_mb=4000,
+    params:
+        states=STATES,
+    message:
+        "Answering {wildcards.variable} for every item by the transformer"
+    script:
+        "../workflow_scripts/answers_transformer.py"

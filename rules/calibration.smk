@@ -3,7 +3,7 @@
 
 # The trained parts of a regression variable.
 ENSEMBLE = {
-    "models": expand(f"{RESULTS}/models/{{{{variable}}}}/{{base}}/model.txt", base=BASES),
+    "models": expand(f"{RESULTS}/models/{{{{variable}}}}/{{base}}/model.txt", base=TREES),
     "blender": f"{RESULTS}/blend/{{variable}}/model.txt",
 }
 
@@ -14,6 +14,7 @@ rule calibration:
         corpus=f"{RESULTS}/corpus/items.parquet",
         features=f"{RESULTS}/features/folds/final/val.parquet",
         upstream=upstream,
+        transformer=f"{RESULTS}/answers/{{variable}}/transformer.parquet",
         labels=f"{RESULTS}/corpus/labels/{{variable}}.parquet",
         settings=settings("calibration"),
         code=code("calibration"),

@@ -18,8 +18,26 @@ def one_of(names):
     return "|".join(names)
 
 
+def exports(variable):
+    """What a variable's export ends with."""
+    found = [f"{RESULTS}/export/{variable}/latency.json"]
+    if variable in REGRESSIONS:
+        found.append(f"{RESULTS}/export/{variable}/transformer/parity.json")
+    return found
+
+
 def base_settings(wildcards):
     return settings(f"models/{wildcards.base}")
+
+
+def transformer_settings(wildcards):
+    kind = "path_models" if wildcards.variable in HIERARCHIES else "models"
+    return settings(f"{kind}/transformer")
+
+
+def transformer_tuned(wildcards):
+    """The search's result, which a scale's transformer does without."""
+    return f"{RESULTS}/tuning/{wildcards.variable}/best.json" if wildcards.variable in HIERARCHIES else []
 
 
 def bases(wildcards):

@@ -9,6 +9,7 @@ rule evaluation:
         split_items=f"{RESULTS}/splits/items.parquet",
         features=f"{RESULTS}/features/folds/final/test.parquet",
         upstream=upstream,
+        transformer=f"{RESULTS}/answers/{{variable}}/transformer.parquet",
         labels=f"{RESULTS}/corpus/labels/{{variable}}.parquet",
         agreement=f"{RESULTS}/corpus/agreement/{{variable}}.json",
         settings=settings("evaluation"),

@@ -8,6 +8,7 @@ rule export:
         corpus=f"{RESULTS}/corpus/items.parquet",
         features=f"{RESULTS}/features/folds/final/val.parquet",
         upstream=upstream,
+        transformer=f"{RESULTS}/answers/{{variable}}/transformer.parquet",
         settings=settings("export"),
         code=code("export"),
     output:
@@ -44,12 +45,8 @@ rule export_paths:
         settings=settings("export"),
         code=code("export_paths"),
     output:
-        models=expand(
-            f"{RESULTS}/export/{{{{variable}}}}/{{precision}}/model.xml", precision=["fp32", "fp16", "int8"]
-        ),
-        weights=expand(
-            f"{RESULTS}/export/{{{{variable}}}}/{{precision}}/model.bin", precision=["fp32", "fp16", "int8"]
-        ),
+        models=expand(f"{RESULTS}/export/{{{{variable}}}}/{{precision}}/model.xml", precision=PRECISIONS),
+        weights=expand(f"{RESULTS}/export/{{{{variable}}}}/{{precision}}/model.bin", precision=PRECISIONS),
         parity=f"{RESULTS}/export/{{variable}}/parity.json",
         latency=f"{RESULTS}/export/{{variable}}/latency.json",
     log:
@@ -68,3 +65,40 @@ rule export_paths:
         "Exporting {wildcards.variable} to OpenVINO in three precisions"
     script:
         "../workflow_scripts/export_paths.py"
+
+
+rule export_transformer:
+    input:
+        corpus=f"{RESULTS}/corpus/items.parquet",
+        lexical=f"{RESULTS}/features/lexical.parquet",
+        cues=f"{RESULTS}/features/inhibition.parquet",
+        features=f"{RESULTS}/features/folds/final/val.parquet",
+        encoder=f"{RESULTS}/encoder/{SETTINGS.transformer.encoder}/encoder.json",
+        transformer=f"{RESULTS}/models/{{variable}}/transformer/model.safetensors",
+        transformer_meta=f"{RESULTS}/models/{{variable}}/transformer/model.json",
+        backbone=settings("models/transformer"),
+        settings=settings("export"),
+        code=code("export_transformer"),
+    output:
+        models=expand(
+            f"{RESULTS}/export/{{{{variable}}}}/transformer/{{precision}}/model.xml", precision=PRECISIONS
+        ),
+        weights=expand(
+            f"{RESULTS}/export/{{{{variable}}}}/transformer/{{precision}}/model.bin", precision=PRECISIONS
+        ),
+        parity=f"{RESULTS}/export/{{variable}}/transformer/parity.json",
+    log:
+        f"{RESULTS}/logs/export/{{variable}}.transformer.log",
+    benchmark:
+        f"{RESULTS}/benchmarks/export/{{variable}}.transformer.tsv"
+    wildcard_constraints:
+        variable=one_of(REGRESSIONS),
+    conda:
+        "../envs/environment.yaml"
+    threads: workflow.cores or 1
+    resources:
+        mem_mb=4000,
+    message:
+        "Exporting the transformer of {wildcards.variable} to OpenVINO in three precisions"
+    script:
+        "../workflow_scripts/export_transformer.py"

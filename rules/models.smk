@@ -18,6 +18,7 @@ rule models:
         f"{RESULTS}/benchmarks/models/{{variable}}/{{base}}.tsv"
     wildcard_constraints:
         variable=one_of(REGRESSIONS),
+        base=one_of(TREES),
     conda:
         "../envs/environment.yaml"
     message:
@@ -42,7 +43,7 @@ rule models_paths:
         f"{RESULTS}/benchmarks/models/{{variable}}/{{base}}.tsv"
     wildcard_constraints:
         variable=one_of(HIERARCHIES),
-        base="lx|eb",
+        base=one_of(PATH_TREES),
     conda:
         "../envs/environment.yaml"
     message:
@@ -55,8 +56,8 @@ rule models_transformer:
     input:
         **TRANSFORMER,
         labels=f"{RESULTS}/corpus/labels/{{variable}}.parquet",
-        tuned=f"{RESULTS}/tuning/{{variable}}/best.json",
-        settings=settings("path_models/transformer"),
+        tuned=transformer_tuned,
+        settings=transformer_settings,
         code=code("models_transformer"),
     output:
         model=f"{RESULTS}/models/{{variable}}/transformer/model.safetensors",
@@ -66,7 +67,7 @@ rule models_transformer:
     benchmark:
         f"{RESULTS}/benchmarks/models/{{variable}}/transformer.tsv"
     wildcard_constraints:
-        variable=one_of(HIERARCHIES),
+        variable=one_of([*REGRESSIONS, *HIERARCHIES]),
     priority: 10
     conda:
         "../envs/environment.yaml"

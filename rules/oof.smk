@@ -21,6 +21,7 @@ rule oof:
         f"{RESULTS}/benchmarks/oof/{{variable}}/{{base}}.tsv"
     wildcard_constraints:
         variable=one_of(REGRESSIONS),
+        base=one_of(TREES),
     conda:
         "../envs/environment.yaml"
     message:
@@ -48,7 +49,7 @@ rule oof_paths:
         f"{RESULTS}/benchmarks/oof/{{variable}}/{{base}}.tsv"
     wildcard_constraints:
         variable=one_of(HIERARCHIES),
-        base="lx|eb",
+        base=one_of(PATH_TREES),
     conda:
         "../envs/environment.yaml"
     message:
@@ -61,8 +62,8 @@ rule oof_transformer:
     input:
         **TRANSFORMER,
         labels=f"{RESULTS}/corpus/labels/{{variable}}.parquet",
-        tuned=f"{RESULTS}/tuning/{{variable}}/best.json",
-        settings=settings("path_models/transformer"),
+        tuned=transformer_tuned,
+        settings=transformer_settings,
         code=code("oof_transformer"),
     output:
         predictions=f"{RESULTS}/oof/{{variable}}/transformer.npy",
@@ -73,7 +74,7 @@ rule oof_transformer:
     benchmark:
         f"{RESULTS}/benchmarks/oof/{{variable}}/transformer.tsv"
     wildcard_constraints:
-        variable=one_of(HIERARCHIES),
+        variable=one_of([*REGRESSIONS, *HIERARCHIES]),
     priority: 10
     conda:
         "../envs/environment.yaml"

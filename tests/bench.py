@@ -40,7 +40,7 @@ AIM = 3.0
 TEXTS = 1500
 TEXTS_ON_ONE_THREAD = 300
 BATCHES = (1, 64, 1024)
-BASES = ("lx", "eb", "tm", "full")
+TREES = ("lx", "eb", "tm", "full")
 
 Report = dict[str, Any]
 
@@ -177,12 +177,13 @@ def built_variables(results: Path) -> Iterator[tuple[str, Path, list[Any], Any, 
         name = path.parent.parent.name
         if name not in REGRESSIONS:
             continue
-        models = [results / "models" / name / base / "model.txt" for base in BASES]
+        models = [results / "models" / name / base / "model.txt" for base in TREES]
         needed = [
             *models,
             results / "blend" / name / "model.txt",
             results / "features/folds/final/val.parquet",
             results / "corpus/items.parquet",
+            results / "answers" / name / "transformer.parquet",
         ]
         missing = [str(file) for file in needed if not file.exists()]
         if missing:
@@ -191,7 +192,8 @@ def built_variables(results: Path) -> Iterator[tuple[str, Path, list[Any], Any, 
         ensemble = RegressionEnsemble.load(models, needed[4])
         items = io.read_parquet(results / "corpus/items.parquet", ITEM_COLUMNS)
         answers = [results / "answers" / read / "upstream.parquet" for read in VARIABLES[name].reads]
-        val = with_upstream(io.read_parquet(needed[5]), [answer for answer in answers if answer.exists()])
+        answers = [*(answer for answer in answers if answer.exists()), needed[-1]]
+        val = with_upstream(io.read_parquet(needed[5]), answers)
         features, context = model_inputs(val, items, ensemble.columns)
         bases = [(base, booster, ensemble.base_columns(base)) for base, booster in ensemble.bases.items()]
         yield name, path, bases, ensemble.blender, features, context
@@ -481,6 +483,8 @@ def bench_transformer(results: Path, repeats: int) -> Report:
     from perceive.features.path_store import read_paths
     from perceive.taxonomy import load_taxonomy
     from perceive.transformer.inputs import Source, examples, extra_inputs
+    from perceive.transformer.losses import one_hot
+    from perceive.transformer.model import Hierarchy
     from perceive.transformer.training import Hyperparameters, Machine, fit, predict
 
     variable = "invoked"
@@ -496,7 +500,8 @@ def bench_transformer(results: Path, repeats: int) -> Report:
     source = Source.load(settings, results / "encoder/en", results / "cache/states", threads=threads)
     frames = [io.read_parquet(results / f"features/{name}.parquet") for name in ("lexical", "inhibition")]
     extra = extra_inputs(variable, items["item_id"], *frames)
-    of = examples(variable, items, codes, taxonomy, extra, source.store)
+    hierarchy = Hierarchy.of(taxonomy)
+    of = examples(variable, items, one_hot(codes, hierarchy), hierarchy, extra, source.store)
     train, val = (np.flatnonzero((split == name) & (codes[:, 0] >= 0)) for name in ("train", "val"))
     source.store.prepare(items["text"].tolist(), range(source.store.depth + 1))
 

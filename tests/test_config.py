@@ -19,10 +19,10 @@ DEFAULT = config.Settings().model_dump(mode="json")
 TUNED = {f"tuning/{name}" for name in REGRESSIONS}
 SEARCHED = {f"transformer/{name}" for name in HIERARCHIES}
 PATH_TREES = {"path_models/lx", "path_models/eb"}
-TRANSFORMER = {"path_models/transformer", *SEARCHED}
+TRANSFORMER = {"path_models/transformer", "models/transformer", *SEARCHED}
 BASES = {"models/lx", "models/eb", "models/tm"}
 SEEDED = {
-    "splits", "agreement", "blend", "evaluation", "export", "models/full",
+    "splits", "agreement", "blend", "evaluation", "export", "models/full", "models/transformer",
     *BASES, *TUNED, *PATH_TREES, *TRANSFORMER,
 }  # fmt: skip
 
@@ -317,6 +317,7 @@ def changed_slices(raw: dict[str, Any]) -> set[str]:
         ({"features": {"licensed_lexicons": {"joy": "joy.tsv"}}}, {"lexical"}),
         ({"models": {"lx": {"trees": 10}}}, {"models/lx"}),
         ({"models": {"tm": {"max_depth": 2}}}, {"models/tm"}),
+        ({"models": {"transformer": {"epochs": 9}}}, {"models/transformer"}),
         ({"models": {"max_bin": 255}}, {"models/full", *BASES, *TUNED, *PATH_TREES}),
         ({"tuning": {"patience": 3}}, {*TUNED, *SEARCHED}),
         ({"tuning": {"trials": {"invoked": 3}}}, {"transformer/invoked"}),

@@ -19,7 +19,7 @@ from perceive.calibration import Calibrator, fit_calibrator
 from perceive.ensemble import RegressionEnsemble
 from perceive.export import report
 from perceive.export.report import ExportError, export_variable
-from perceive.features.matrix import ALL, BASE_FEATURES, BASES, CONTEXT
+from perceive.features.matrix import ALL, BASE_FEATURES, BASES, CONTEXT, TRANSFORMER
 from perceive.models import fit
 
 SLICES = config.slices(config.Settings())
@@ -28,7 +28,7 @@ PARAMETERS = {"learning_rate": 0.1, "num_leaves": 7, "max_depth": 4, "min_data_i
 
 
 def rows(n: int, seed: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Features, context and labels of n items."""
+    """Features with the transformer's answer, context and labels of n items."""
     rng = np.random.default_rng(seed)
     features = rng.normal(size=(n, len(ALL))).astype(np.float32)
     context = np.hstack([np.eye(3)[rng.integers(0, 3, n)], rng.integers(0, 4, (n, 6))]).astype(np.float32)
@@ -37,7 +37,12 @@ def rows(n: int, seed: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     )
     # The words tell of SHORT items, the embedding of the others: so the weights depend on the context.
     signal = np.where(context[:, 0] > 0, 0.15 * lexical, 0.15 * embedding) + 0.03 * temporal
-    return features, context, np.clip(0.5 + signal + 0.03 * rng.normal(size=n), 0, 1)
+    target = np.clip(0.5 + signal + 0.03 * rng.normal(size=n), 0, 1)
+    transformer = np.clip(target + 0.15 * rng.normal(size=n), 0, 1).astype(np.float32)
+    return np.column_stack([features, transformer]), context, target
+
+
+TREES = tuple(BASE_FEATURES)
 
 
 def base_columns(base: str) -> list[int]:
@@ -56,11 +61,12 @@ def train(seed: int = 0, trees: int = 12) -> RegressionEnsemble:
             seed=seed,
             threads=1,
         )
-        for name in BASES
+        for name in TREES
     }
     # Rows that the bases have not learned, as out-of-fold predictions are.
     features, context, target = rows(400, seed + 50)
-    predictions = np.column_stack([bases[name].predict(features[:, base_columns(name)]) for name in BASES])
+    of_trees = [bases[name].predict(features[:, base_columns(name)]) for name in TREES]
+    predictions = np.column_stack([*of_trees, features[:, -1]])
     settings = {**SLICES["blend"], "max_trees": 6, "min_data_in_leaf": 20}
     loss = SquaredError(predictions, target)
     ensemble = RegressionEnsemble(
@@ -80,17 +86,36 @@ def ensemble() -> RegressionEnsemble:
 
 
 def test_each_base_reads_its_own_columns(ensemble: RegressionEnsemble) -> None:
-    assert [len(ensemble.base_columns(name)) for name in BASES] == [15, 390, 13, 418]
-    assert ensemble.columns == ALL
-    for name in BASES:
+    assert [len(ensemble.base_columns(name)) for name in TREES] == [15, 390, 13, 418]
+    assert ensemble.columns == (*ALL, TRANSFORMER) and ensemble.has_transformer
+    for name in TREES:
         assert ensemble.base_columns(name) == base_columns(name)
+
+
+def test_answers_of_other_variables_are_columns_before_the_transformers() -> None:
+    rng = np.random.default_rng(0)
+    features, context, target = rows(300, 0)
+    names = [*ALL, "invoked_Sad", "invoked_Happy"]
+    sad, happy = rng.random((2, 300), dtype=np.float32)
+    matrix = np.column_stack([features[:, :-1], sad, happy])
+    booster = fit(matrix, 0.3 * target + 0.7 * sad, names, PARAMETERS, trees=20, seed=0, threads=1)
+    predictions = np.column_stack([booster.predict(matrix), features[:, -1]])
+    loss = SquaredError(predictions, 0.3 * target + 0.7 * sad)
+    blend = fit_blender(context, loss, np.arange(300) % 3, CONTEXT, {**SLICES["blend"], "max_trees": 0})
+    ensemble = RegressionEnsemble({"full": booster}, blend.booster)
+    assert ensemble.columns == (*names, TRANSFORMER)
+    found = ensemble.predict(np.column_stack([matrix, features[:, -1]]), context)
+    np.testing.assert_array_equal(found["full"], predictions[:, 0])
+    np.testing.assert_allclose(found["transformer"], features[:, -1])
+    assert np.corrcoef(found["raw"], sad)[0, 1] > 0.9
 
 
 def test_predictions_are_blended_and_calibrated(ensemble: RegressionEnsemble) -> None:
     features, context, target = rows(200, 7)
     found = ensemble.predict(features, context)
     assert list(found.columns) == [*BASES, *(f"alpha_{name}" for name in BASES), "raw", "calibrated"]
-    for name in BASES:
+    np.testing.assert_array_equal(found[TRANSFORMER], features[:, -1].astype(float))
+    for name in TREES:
         own = ensemble.bases[name].predict(features[:, base_columns(name)])
         np.testing.assert_array_equal(found[name], own)
     alpha = found[[f"alpha_{name}" for name in BASES]].to_numpy()
@@ -115,7 +140,7 @@ def test_it_is_read_from_its_files(ensemble: RegressionEnsemble, tmp_path: Path)
     assert ensemble.calibrator is not None
     calibrator = Calibrator.from_dict(json.loads(json.dumps(ensemble.calibrator.to_dict())))
     read = RegressionEnsemble.load([str(path) for path in paths], blender, calibrator)
-    assert tuple(read.bases) == BASES
+    assert tuple(read.bases) == TREES and read.has_transformer
     features, context, _ = rows(50, 3)
     np.testing.assert_array_equal(read.predict(features, context), ensemble.predict(features, context))
 
@@ -123,7 +148,7 @@ def test_it_is_read_from_its_files(ensemble: RegressionEnsemble, tmp_path: Path)
 def test_no_rows_give_no_predictions(ensemble: RegressionEnsemble) -> None:
     # So that calibration can say that val has no labels, rather than LightGBM that it has no data.
     features, context, _ = rows(3, 0)
-    assert ensemble.predict(features[:0], context[:0]).shape == (0, 10)
+    assert ensemble.predict(features[:0], context[:0]).shape == (0, 12)
 
 
 # --- The export --------------------------------------------------------------------------------------------
@@ -138,15 +163,15 @@ def export(ensemble: RegressionEnsemble, path: Path, **changes: Any) -> tuple[di
 def test_the_export_answers_as_the_models_do(ensemble: RegressionEnsemble, tmp_path: Path) -> None:
     path = tmp_path / "fp32" / "model.xml"
     proof, latency = export(ensemble, path)
-    assert {name: proof["leaf_equality"][name] for name in (*BASES, "blender")} == dict.fromkeys(
-        (*BASES, "blender"), 1.0
+    assert {name: proof["leaf_equality"][name] for name in (*TREES, "blender")} == dict.fromkeys(
+        (*TREES, "blender"), 1.0
     )
     assert 200 <= proof["leaf_equality"]["rows"] <= 400
     assert proof["val"]["rows"] == 100 and proof["val"]["rmse"] <= 1e-6
     assert proof["adversarial"]["rmse"] <= 1e-5
     assert proof["bytes"] == sum(part.stat().st_size for part in path.parent.iterdir())
     assert proof["trees"] == {
-        **dict.fromkeys(BASES, 12), "blender": ensemble.blender.num_trees()
+        **dict.fromkeys(TREES, 12), "blender": ensemble.blender.num_trees()
     }  # fmt: skip
     json.dumps([proof, latency], allow_nan=False)
     # The file alone, on other rows, without this library.
@@ -181,12 +206,10 @@ def sabotage(monkeypatch: pytest.MonkeyPatch, **wrong: Any) -> None:
     """Let the graph be built from other parts than those that are proven."""
     build = report.build_variable_model
 
-    def built(
-        variable: str, bases: Any, blender: Any, x: Any, y: Any, feature_names: Any, context_names: Any
-    ) -> ov.Model:
+    def built(variable: str, bases: Any, blender: Any, x: Any, y: Any, *others: Any) -> ov.Model:
         bases = [(name, wrong.get(name, booster), columns) for name, booster, columns in bases]
         x, y = wrong.get("knots", (x, y))
-        return build(variable, bases, wrong.get("blender", blender), x, y, feature_names, context_names)
+        return build(variable, bases, wrong.get("blender", blender), x, y, *others)
 
     monkeypatch.setattr(report, "build_variable_model", built)
 
@@ -210,7 +233,7 @@ def moved_leaves(booster: lgb.Booster, tree: int, by: float) -> lgb.Booster:
     return other
 
 
-@pytest.mark.parametrize("name", [*BASES, "blender"])
+@pytest.mark.parametrize("name", [*TREES, "blender"])
 def test_a_threshold_that_moved_a_little_is_found(
     ensemble: RegressionEnsemble, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
 ) -> None:

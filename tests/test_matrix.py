@@ -40,7 +40,8 @@ def test_the_columns_and_their_order() -> None:
     assert (*LEXICAL, *EMBEDDING, *TEMPORAL) == ALL and len(set(ALL)) == 418
     assert EMBEDDING[:2] == ("emb_000", "emb_001") and EMBEDDING[383] == "emb_383"
     assert EMBEDDING[384:] == ANCHORS and ANCHORS[0] == "anchor_happy" and ANCHORS[-1] == "anchor_fearful"
-    assert matrix.BASES == ("lx", "eb", "tm", "full")
+    assert matrix.BASES == ("lx", "eb", "tm", "full", "transformer")
+    assert matrix.PATH_BASES == ("lx", "eb", "transformer") and len(matrix.TEXT) == 405
     assert dict(matrix.BASE_FEATURES) == {"lx": LEXICAL, "eb": EMBEDDING, "tm": TEMPORAL, "full": ALL}
     assert CONTEXT == (
         "len_short", "len_medium", "len_long", "lang_en", "lang_hinglish",

@@ -49,7 +49,9 @@ def small(**changes: object) -> PathEnsemble:
         PathTrees("lx", grown(2, 2), [5, 0], np.linspace(-1, 1, 9).astype(np.float32)),
         PathTrees("eb", grown(11, 4), range(1, 5), np.zeros(0, np.float32)),
     ]
-    ensemble = PathEnsemble(classifiers, grown(3, 3), calibrator(TAXONOMY, [0.5, 1.0, 2.0]), HIERARCHY)
+    intercepts = [np.linspace(2, -2, size) for size in HIERARCHY.sizes]  # so that answers change
+    calibrate = calibrator(TAXONOMY, [0.5, 1.0, 2.0], intercepts)
+    ensemble = PathEnsemble(classifiers, grown(3, 3), calibrate, HIERARCHY)
     return replace(ensemble, **changes)
 
 
@@ -148,6 +150,7 @@ def test_the_whole_answer_is_calibrated_and_decoded() -> None:
     before = small(calibrator=None).predict(ROWS, CONTEXT, transformer)
     np.testing.assert_array_equal(before.calibrated[2], raw[2])
     np.testing.assert_array_equal(before.path, decode_by_taxonomy(raw, TAXONOMY))
+    assert (before.path != answer.path).any()
 
 
 def test_one_row_and_one_base_model() -> None:

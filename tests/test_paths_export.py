@@ -9,6 +9,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import lightgbm as lgb
 import numpy as np
 import openvino as ov
 import openvino.opset13 as ops
@@ -25,7 +26,7 @@ from perceive.export.graph import Forest, compile_exact, leaf_equality, save_ir
 from perceive.export.path_report import _smallest, export_paths
 from perceive.export.paths import build_path_graph, placed_trees
 from perceive.export.report import ExportError, adversarial
-from perceive.export.trees import TreeEnsemble
+from perceive.export.trees import TreeEnsemble, float32_at_most
 from perceive.hierarchy_calibration import LARGEST_INTERCEPT, SLOPES, HierarchyCalibrator, LevelCalibration
 from perceive.path_ensemble import PathAnswers, PathEnsemble, PathTrees
 from perceive.taxonomy import Taxonomy
@@ -358,26 +359,33 @@ def test_building_twice_gives_the_same_bytes(case: Case, saved: dict[str, Path],
         assert again == saved["fp32"].with_suffix(suffix).read_bytes()
 
 
-def test_leaf_equality_catches_a_booster_that_changed(
+def test_leaf_equality_catches_boosters_that_changed(
     case: Case, saved: dict[str, Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    def changed(booster: lgb.Booster) -> lgb.Booster:
+        """One threshold of one tree, by one float32."""
+        lines = booster.model_to_string().splitlines()
+        of_trees = [number for number, line in enumerate(lines) if line.startswith("threshold=")]
+        values = {place: lines[place].removeprefix("threshold=").split() for place in of_trees}
+        # Not around zero, where there is nothing to decide.
+        place = next(place for place in of_trees if abs(float(values[place][0])) > 0.01)
+        first, *others = values[place]
+        lower = np.nextafter(float32_at_most(np.array(float(first))), np.float32(-np.inf))
+        lines[place] = " ".join([f"threshold={float(lower)!r}", *others])
+        # Without the sizes of its parts, a model is read line by line.
+        kept = [line for line in lines if not line.startswith("tree_sizes=")]
+        return lgb.Booster(model_str="\n".join(kept) + "\n")
+
     first, second = case.ensemble.classifiers
-    text = first.booster.model_to_string()
-    text = text.replace(next(line for line in text.splitlines() if line.startswith("tree_sizes=")), "")
-    line = next(line for line in text.splitlines() if line.startswith("threshold="))
-    thresholds = [float(value) for value in line.removeprefix("threshold=").split()]
-    # One threshold of one tree, by one float32.
-    thresholds[0] = float(np.nextafter(np.float32(thresholds[0]), np.float32(-np.inf)))
-    changed = "threshold=" + " ".join(map(repr, thresholds))
-    booster = type(first.booster)(model_str=text.replace(line, changed, 1))
+    bases = [("base0", changed(first.booster), first.columns), ("base1", second.booster, second.columns)]
+    blender = changed(case.ensemble.blender)
     hard = hard_rows(case.ensemble, case.rows, 4_000)
     for path in saved.values():
-        bases = [("base0", booster, first.columns), ("base1", second.booster, second.columns)]
-        shares = leaf_equality(path, bases, case.ensemble.blender, hard.features, hard.context)
-        assert 0.99 < shares["base0"] < 1 and shares["base1"] == shares["blender"] == 1
+        shares = leaf_equality(path, bases, blender, hard.features, hard.context)
+        assert 0.99 < shares["base0"] < 1 and 0.99 < shares["blender"] < 1 and shares["base1"] == 1
     # However many rows are compared together.
     monkeypatch.setattr("perceive.export.graph.LEAVES_AT_ONCE", 10_000)
-    again = leaf_equality(path, bases, case.ensemble.blender, hard.features, hard.context)
+    again = leaf_equality(path, bases, blender, hard.features, hard.context)
     assert again == pytest.approx(shares, rel=1e-12)
 
 

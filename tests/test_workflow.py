@@ -33,7 +33,10 @@ SMALL = {
         "max_trees": 30,
         "space": {"num_leaves": {"low": 7, "high": 15}, "max_depth": {"low": 3, "high": 4}},
     },
-    "models": {base: {"trees": 20, "num_leaves": 7} for base in ("lx", "eb", "tm")},
+    "models": {
+        **{base: {"trees": 20, "num_leaves": 7} for base in ("lx", "eb", "tm")},
+        "transformer": {"top_layers": 1, "epochs": 1},
+    },
     "path_models": {base: {"trees": 4} for base in ("lx", "eb")},
     "transformer": {"space": {"top_layers": {"low": 0, "high": 1}, "epochs": {"low": 2, "high": 2}}},
     "blend": {"max_trees": 8, "min_data_in_leaf": 20},
@@ -167,6 +170,10 @@ def test_every_scale_has_its_artifacts(project: Project) -> None:
         proof = json.loads((project.results / f"export/{variable}/parity.json").read_text())
         leaves = {name: share for name, share in proof["leaf_equality"].items() if name != "rows"}
         assert set(leaves) == {"lx", "eb", "tm", "full", "blender"} and set(leaves.values()) == {1.0}
+        regressor = json.loads((project.results / f"export/{variable}/transformer/parity.json").read_text())
+        assert {name: of["rmse"] <= 0.005 for name, of in regressor["precisions"].items()} == {
+            "fp32": True, "fp16": True, "int8": True,
+        }  # fmt: skip
         assert proof["val"]["rmse"] <= 1e-5
 
 
@@ -204,7 +211,7 @@ def test_willingness_reads_out_of_fold_cores(project: Project) -> None:
     header = next(line for line in model.splitlines() if line.startswith("feature_names="))
     assert header.split()[-12:] == names
     ir = ov.Core().read_model(project.results / "export/willingness/fp32/model.xml")
-    assert ir.input("features").partial_shape[1].get_length() == 430
+    assert ir.input("features").partial_shape[1].get_length() == 431, "and the transformer's answer"
     audit = json.loads((project.results / "oof/willingness/audit.json").read_text())
     verdicts = {check["name"]: check["verdict"] for check in audit["checks"]}
     assert verdicts["upstream_in_graph"] == verdicts["upstream_out_of_fold"] == "pass"
@@ -220,8 +227,12 @@ def test_the_acceptance_table_is_complete(project: Project) -> None:
 def test_the_exported_model_answers_as_the_evaluation_did(project: Project) -> None:
     """The IR alone, fed with the stored features, repeats the stored predictions."""
     from perceive.features.matrix import ALL, LEXICAL, context
+    from perceive.features.store import with_upstream
 
-    features = pd.read_parquet(project.results / "features/folds/final/test.parquet")
+    features = with_upstream(
+        pd.read_parquet(project.results / "features/folds/final/test.parquet"),
+        [project.results / "answers/valence/transformer.parquet"],
+    )
     items = pd.read_parquet(project.results / "corpus/items.parquet").set_index("item_id")
     stored = pd.read_parquet(project.results / "evaluation/valence/predictions.parquet").set_index("item_id")
     rows = items.loc[features["item_id"]]
@@ -229,7 +240,7 @@ def test_the_exported_model_answers_as_the_evaluation_did(project: Project) -> N
     model = ov.Core().compile_model(project.results / "export/valence/fp32/model.xml", "CPU", config)
     answers = model(
         {
-            "features": features[list(ALL)].to_numpy(np.float32),
+            "features": features[[*ALL, "transformer"]].to_numpy(np.float32),
             "context": context(rows, features[list(LEXICAL)]),
         }
     )["calibrated"][:, 0]
@@ -330,7 +341,10 @@ def test_lost_metadata_rebuilds_nothing(unchanged: Project) -> None:
 
 # What a changed label of any variable touches: the annotators are compared and the corpus drawn again.
 ABOUT_THE_CORPUS = {"agreement", "review", "portrait", "summary"}
-CHAIN = {"labels", "tuning", "oof", "audit_oof", "models", "blend", "calibration", "evaluation", "export"}
+TREE_CHAIN = {"tuning", "oof", "audit_oof", "models", "blend", "calibration", "evaluation", "export"}
+CHAIN = TREE_CHAIN | {
+    "labels", "oof_transformer", "models_transformer", "answers_transformer", "export_transformer",
+}  # fmt: skip
 PATH_CHAIN = {
     "labels", "tuning_transformer", "oof_transformer", "oof_paths", "audit_oof", "models_transformer",
     "models_paths", "blend_paths", "answers", "calibration_paths", "evaluation_paths", "export_paths",
@@ -356,9 +370,9 @@ def test_a_corrected_path_rebuilds_its_variable_and_who_reads_it(unchanged: Proj
         annotation["perception_labels"]["invoked"] = "Sad/Depressed/Hopeless"
     unchanged.write(records)
     plan = unchanged.planned("all")
-    assert set(plan) == PATH_CHAIN | CHAIN | ABOUT_THE_CORPUS | {"acceptance"}
+    assert set(plan) == PATH_CHAIN | TREE_CHAIN | ABOUT_THE_CORPUS | {"acceptance"}
     assert {name for rule in PATH_CHAIN - {"audit_oof"} for name in plan[rule]} == {"invoked"}
-    assert {name for rule in CHAIN - {"labels", "audit_oof"} for name in plan[rule]} == {"willingness"}
+    assert {name for rule in TREE_CHAIN - {"audit_oof"} for name in plan[rule]} == {"willingness"}
     assert plan["audit_oof"] == {"invoked", "willingness"}
     assert unchanged.planned("expressed") == {} and unchanged.planned("valence") == {}
 

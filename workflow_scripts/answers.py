@@ -15,7 +15,7 @@ from perceive.features.path_store import path_columns, path_inputs
 from perceive.features.store import ITEM_COLUMNS
 from perceive.path_ensemble import PathEnsemble
 from perceive.taxonomy import load_taxonomy
-from perceive.transformer.inputs import Source, examples, extra_inputs, machine
+from perceive.transformer.inputs import Source, examples, extra_inputs, machine, no_targets
 from perceive.transformer.model import Hierarchy, load
 from perceive.transformer.training import predict
 
@@ -59,9 +59,9 @@ def main(snakemake: Snakemake) -> None:
     model = load(Path(snakemake.input.transformer).parent, source.backbone)
     served = items.iloc[rows].reset_index(drop=True)
     source.store.prepare(served["text"].tolist(), [source.store.depth - model.shape.top_layers])
-    unknown = np.full((len(served), taxonomy.depth), -1, dtype=np.int64)
     extra = extra_inputs(variable, served["item_id"], lexical, cues)
-    of = examples(variable, served, unknown, taxonomy, extra, source.store)
+    unknown = no_targets(hierarchy, len(served))
+    of = examples(variable, served, unknown, hierarchy, extra, source.store)
     matrix = path_inputs(features, columns, cues)
     per_base = {
         trees.name: ensemble.classify(trees, matrix, threads=snakemake.threads)

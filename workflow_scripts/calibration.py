@@ -10,7 +10,9 @@ from perceive.features.store import ITEM_COLUMNS, labelled, model_inputs, read_l
 
 def main(snakemake: Snakemake) -> None:
     labels = read_labels(snakemake.input.labels)
-    features = with_upstream(io.read_parquet(snakemake.input.features), snakemake.input.upstream)
+    features = with_upstream(
+        io.read_parquet(snakemake.input.features), [*snakemake.input.upstream, snakemake.input.transformer]
+    )
     rows = labelled(features, labels)
     ensemble = RegressionEnsemble.load(snakemake.input.models, snakemake.input.blender)
     items = io.read_parquet(snakemake.input.corpus, ITEM_COLUMNS)

@@ -30,7 +30,9 @@ def main(snakemake: Snakemake) -> None:
     labels = read_labels(snakemake.input.labels)
     rated = io.read_parquet(snakemake.input.labels).set_index("item_id")
     items = io.read_parquet(snakemake.input.corpus)
-    features = with_upstream(io.read_parquet(snakemake.input.features), snakemake.input.upstream)
+    features = with_upstream(
+        io.read_parquet(snakemake.input.features), [*snakemake.input.upstream, snakemake.input.transformer]
+    )
     rows = labelled(features, labels)
     if rows.empty:
         raise ValueError(f"no test item has a label of {variable}; label some items of the test owners")

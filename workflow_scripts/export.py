@@ -13,7 +13,9 @@ from perceive.features.store import ITEM_COLUMNS, model_inputs, with_upstream
 def main(snakemake: Snakemake) -> None:
     settings = io.read_json(snakemake.input.settings)
     # Parity and latency are measured on val: the test split is for the evaluation alone.
-    rows = with_upstream(io.read_parquet(snakemake.input.features), snakemake.input.upstream)
+    rows = with_upstream(
+        io.read_parquet(snakemake.input.features), [*snakemake.input.upstream, snakemake.input.transformer]
+    )
     calibrator = Calibrator.from_dict(io.read_json(snakemake.input.calibrator))
     ensemble = RegressionEnsemble.load(snakemake.input.models, snakemake.input.blender, calibrator)
     items = io.read_parquet(snakemake.input.corpus, ITEM_COLUMNS)

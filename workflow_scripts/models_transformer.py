@@ -1,4 +1,4 @@
-"""Train one hierarchy variable's transformer on the whole training part."""
+"""Train one variable's transformer on the whole training part."""
 
 from pathlib import Path
 
@@ -6,21 +6,27 @@ import numpy as np
 from snakemake.iocontainers import Snakemake
 
 from perceive import io, job
-from perceive.features.path_store import read_paths
 from perceive.taxonomy import load_taxonomy
-from perceive.transformer.inputs import Source, examples, extra_inputs, machine
+from perceive.transformer.inputs import (
+    Source,
+    examples,
+    extra_inputs,
+    hyperparameters,
+    machine,
+    read_targets,
+)
 from perceive.transformer.model import save
-from perceive.transformer.training import Hyperparameters, fit
+from perceive.transformer.training import fit
 
 
 def main(snakemake: Snakemake) -> None:
     variable = snakemake.wildcards.variable
     settings = io.read_json(snakemake.input.settings)
-    taxonomy = load_taxonomy(snakemake.input.taxonomy)
+    taxonomy = load_taxonomy(snakemake.input.taxonomy) if snakemake.input.taxonomy else None
     split = io.read_parquet(snakemake.input.split_items, ["split"])["split"]
     train = (split == "train").to_numpy(dtype=bool, na_value=False)
     items = io.read_parquet(snakemake.input.corpus, ["item_id", "text"])[train].reset_index(drop=True)
-    codes = read_paths(snakemake.input.labels, items["item_id"], taxonomy)
+    targets, output = read_targets(variable, snakemake.input.labels, items["item_id"], taxonomy)
     source = Source.load(
         settings["backbone"],
         Path(snakemake.input.encoder).parent,
@@ -30,10 +36,10 @@ def main(snakemake: Snakemake) -> None:
     extra = extra_inputs(
         variable, items["item_id"], *map(io.read_parquet, (snakemake.input.lexical, snakemake.input.cues))
     )
-    parameters = Hyperparameters(**io.read_json(snakemake.input.tuned)["parameters"])
+    parameters = hyperparameters(settings, snakemake.input.tuned)
     source.store.prepare(items["text"].tolist(), [source.store.depth - parameters.top_layers])
     model = fit(
-        examples(variable, items, codes, taxonomy, extra, source.store),
+        examples(variable, items, targets, output, extra, source.store),
         np.arange(len(items)),
         source.backbone,
         parameters,

@@ -1,26 +1,31 @@
-"""Out-of-fold probabilities of one hierarchy variable's transformer."""
+"""Out-of-fold answers of one variable's transformer."""
 
 from pathlib import Path
 
 from snakemake.iocontainers import Snakemake
 
 from perceive import io, job
-from perceive.features.path_store import read_paths
 from perceive.taxonomy import load_taxonomy
 from perceive.transformer.crossfit import out_of_fold
-from perceive.transformer.inputs import Source, examples, extra_inputs, machine
-from perceive.transformer.training import Hyperparameters
+from perceive.transformer.inputs import (
+    Source,
+    examples,
+    extra_inputs,
+    hyperparameters,
+    machine,
+    read_targets,
+)
 
 
 def main(snakemake: Snakemake) -> None:
     variable = snakemake.wildcards.variable
     settings = io.read_json(snakemake.input.settings)
-    taxonomy = load_taxonomy(snakemake.input.taxonomy)
+    taxonomy = load_taxonomy(snakemake.input.taxonomy) if snakemake.input.taxonomy else None
     split_items = io.read_parquet(snakemake.input.split_items)
     train = (split_items["split"] == "train").to_numpy(dtype=bool, na_value=False)
     items = io.read_parquet(snakemake.input.corpus, ["item_id", "text"])[train].reset_index(drop=True)
     split_items = split_items[train].reset_index(drop=True)
-    codes = read_paths(snakemake.input.labels, items["item_id"], taxonomy)
+    targets, output = read_targets(variable, snakemake.input.labels, items["item_id"], taxonomy)
     source = Source.load(
         settings["backbone"],
         Path(snakemake.input.encoder).parent,
@@ -30,11 +35,11 @@ def main(snakemake: Snakemake) -> None:
     extra = extra_inputs(
         variable, items["item_id"], *map(io.read_parquet, (snakemake.input.lexical, snakemake.input.cues))
     )
-    parameters = Hyperparameters(**io.read_json(snakemake.input.tuned)["parameters"])
+    parameters = hyperparameters(settings, snakemake.input.tuned)
     source.store.prepare(items["text"].tolist(), [source.store.depth - parameters.top_layers])
     result = out_of_fold(
         split_items,
-        examples(variable, items, codes, taxonomy, extra, source.store),
+        examples(variable, items, targets, output, extra, source.store),
         source.backbone,
         parameters,
         machine(settings, snakemake.threads),

@@ -10,6 +10,8 @@ from perceive.features.path_store import read_paths
 from perceive.splits import fold_members
 from perceive.taxonomy import load_taxonomy
 from perceive.transformer.inputs import Source, examples, extra_inputs, machine
+from perceive.transformer.losses import one_hot
+from perceive.transformer.model import Hierarchy
 from perceive.transformer.search import TransformerSearch, hierarchy_error, sample_owners
 from perceive.tuning import journal_path, publish
 
@@ -34,7 +36,8 @@ def main(snakemake: Snakemake) -> None:
     extra = extra_inputs(
         variable, items["item_id"], *map(io.read_parquet, (snakemake.input.lexical, snakemake.input.cues))
     )
-    of = examples(variable, items, codes, taxonomy, extra, source.store)
+    hierarchy = Hierarchy.of(taxonomy)
+    of = examples(variable, items, one_hot(codes, hierarchy), hierarchy, extra, source.store)
     space = settings["space"]["top_layers"]
     layers = range(int(space["low"]), min(int(space["high"]), source.store.depth) + 1)
     settings["space"]["top_layers"] = {"low": layers[0], "high": layers[-1]}

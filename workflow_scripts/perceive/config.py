@@ -211,6 +211,21 @@ class BaseModelSettings(Section):
     lambda_l2: float = Field(1.0, ge=0, description="L2 regularisation of the leaf values.")
 
 
+class RegressorSettings(Section):
+    top_layers: int = Field(
+        2,
+        ge=0,
+        le=48,
+        description="Layers of the encoder that are trained, from the top; 0 trains the head alone.",
+    )
+    learning_rate: float = Field(4e-4, gt=0, le=0.1, description="Peak rate of the topmost layer.")
+    layer_decay: float = Field(0.8, gt=0, le=1, description="Rate of a layer by that of the layer above it.")
+    head_factor: float = Field(10.0, ge=1, description="Rate of the head by that of the topmost layer.")
+    dropout: float = Field(0.1, ge=0, le=0.9, description="Dropout of the token states.")
+    epochs: int = Field(3, ge=1, le=100, description="Passes over the training rows; no fold peeks.")
+    warmup: float = Field(0.1, ge=0, le=1, description="Share of the steps in which the rates rise.")
+
+
 class ModelSettings(Section):
     lx: BaseModelSettings = Field(
         BaseModelSettings(trees=100), description="Base model on the 15 lexical features."
@@ -222,6 +237,11 @@ class ModelSettings(Section):
     tm: BaseModelSettings = Field(
         BaseModelSettings(trees=100, num_leaves=7, max_depth=3, min_data_in_leaf=40),
         description="Base model on the 13 temporal features.",
+    )
+    transformer: RegressorSettings = Field(
+        RegressorSettings(),
+        description="The encoder's top layers trained further to answer the scale; see also the section "
+        "transformer.",
     )
     max_bin: int = Field(
         31,
@@ -682,6 +702,11 @@ def slices(settings: Settings) -> dict[str, Any]:
         for base in ("lx", "eb", "tm"):
             parts[f"models/{base}"] = {**dump["models"][base], **learner}
         parts["models/full"] = learner
+        batch = {"batch_rows": settings.transformer.batch_rows}
+        parts["models/transformer"] = {
+            **transformer,
+            "parameters": {**dump["models"]["transformer"], **batch},
+        }
         parts["calibration"] = dump["calibration"]
     if "hierarchy" in kinds:
         for base in ("lx", "eb"):

@@ -12,7 +12,7 @@ import pandas as pd
 from scipy.special import softmax
 
 from perceive.calibration import Calibrator
-from perceive.features.matrix import ALL
+from perceive.features.matrix import ALL, TRANSFORMER
 
 _KNOWN = frozenset(ALL)
 
@@ -24,7 +24,7 @@ class RegressionEnsemble:
     Attributes
     ----------
     bases : dict of str to Booster
-        In the order of the blender's outputs. Their feature names say which columns they read.
+        The trees, in the order of the blender's outputs. Their feature names say which columns they read.
     blender : Booster
         Raw scores, one per base model.
     calibrator : Calibrator or None
@@ -36,10 +36,16 @@ class RegressionEnsemble:
     calibrator: Calibrator | None = None
 
     @property
+    def has_transformer(self) -> bool:
+        """Whether the blender weighs one base model more: the transformer, whose answer is a column."""
+        return self.blender.num_model_per_iteration() == len(self.bases) + 1
+
+    @property
     def columns(self) -> tuple[str, ...]:
-        """Columns of the feature matrix: the 418 features, and after them the answers of other variables."""
+        """Columns of the matrix: the 418 features, the answers of other variables, the transformer's."""
         read = dict.fromkeys(name for booster in self.bases.values() for name in booster.feature_name())
-        return (*ALL, *(name for name in read if name not in _KNOWN))
+        own = (TRANSFORMER,) if self.has_transformer else ()
+        return (*ALL, *(name for name in read if name not in _KNOWN), *own)
 
     def base_columns(self, base: str) -> list[int]:
         """Indices into `columns` that a base model reads, in its own order."""
@@ -71,12 +77,14 @@ class RegressionEnsemble:
         columns = {}
         for name, booster in self.bases.items():
             columns[name] = np.asarray(booster.predict(features[:, self.base_columns(name)]))
+        if self.has_transformer:
+            columns[TRANSFORMER] = features[:, -1].astype(np.float64)
         predictions = np.column_stack(list(columns.values()))
         alpha = softmax(
             np.asarray(self.blender.predict(context, raw_score=True)).reshape(predictions.shape), axis=1
         )
         frame = pd.DataFrame(columns)
-        for number, name in enumerate(self.bases):
+        for number, name in enumerate(columns):
             frame[f"alpha_{name}"] = alpha[:, number]
         frame["raw"] = (alpha * predictions).sum(axis=1)
         if self.calibrator is not None:

@@ -31,7 +31,10 @@ from perceive.figures import (
     shown,
 )
 
-BASE_LABELS = {"lx": "lexical", "eb": "embedding", "tm": "temporal", "full": "all features, tuned"}
+BASE_LABELS = {
+    "lx": "lexical", "eb": "embedding", "tm": "temporal", "full": "all features, tuned",
+    "transformer": "transformer",
+}  # fmt: skip
 # More points than this hide one another, and a density says more.
 _SCATTER_ROWS = 3000
 

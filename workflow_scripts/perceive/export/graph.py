@@ -232,6 +232,7 @@ def build_variable_model(
     calibrator_y: ArrayLike,
     feature_names: Sequence[str],
     context_names: Sequence[str] = (),
+    answered: Mapping[str, int] | None = None,
 ) -> ov.Model:
     """The whole model of a regression variable as one graph.
 
@@ -252,6 +253,8 @@ def build_variable_model(
         x strictly increasing as float32, y nondecreasing in 0..1.
     feature_names, context_names : sequence of str
         Columns of the two inputs.
+    answered : mapping of name to int, optional
+        Further base models, the last of the blend, whose answer is that column of the features.
 
     Returns
     -------
@@ -267,9 +270,10 @@ def build_variable_model(
         Shapes that do not fit, or knots out of order.
     """
     knots_x, knots_y = _knots(calibrator_x, calibrator_y)
-    n_bases = len(bases)
-    if not n_bases:
-        raise ValueError("a variable needs at least one base model")
+    answered = answered or {}
+    n_trees, n_bases = len(bases), len(bases) + len(answered)
+    if not n_trees:
+        raise ValueError("a variable needs at least one base model of trees")
     if blender is None and n_bases > 1:
         raise ValueError("several base models need a blender")
     ensembles, width = _placed(bases, blender, len(feature_names), len(context_names))
@@ -287,21 +291,28 @@ def build_variable_model(
     sums = lower_forest(Forest.of(ensembles), matrix)
 
     if blender is not None:
-        base_sums, scores = ops.variadic_split(sums, _int(1), _ints([n_bases, n_bases])).outputs()
+        base_sums, scores = ops.variadic_split(sums, _int(1), _ints([n_trees, n_bases])).outputs()
     else:
         base_sums = scores = sums  # softmax over one column is 1, whatever the score
-    if any(trees.transform != "identity" for trees in ensembles[:n_bases]):
-        columns = ops.split(base_sums, _int(1), n_bases).outputs()
+    if any(trees.transform != "identity" for trees in ensembles[:n_trees]):
+        columns = ops.split(base_sums, _int(1), n_trees).outputs()
         base = ops.concat(
             [_transformed(trees, c) for trees, c in zip(ensembles, columns, strict=False)], 1
         ).output(0)
     else:
         base = base_sums
+    if answered:
+        given = ops.gather(features, _ints(list(answered.values())), _int(1))
+        base = ops.concat([base, given], 1).output(0)
     alpha = ops.softmax(scores, 1).output(0)
     raw = ops.reduce_sum(ops.multiply(alpha, base), _ints([1]), keep_dims=True).output(0)
     outputs = {"calibrated": _calibrated(raw, knots_x, knots_y), "raw": raw, "base": base, "alpha": alpha}
     model = _model(inputs, outputs, variable)
-    about = {"features": feature_names, "context": context_names, "bases": [name for name, _, _ in bases]}
+    about = {
+        "features": feature_names,
+        "context": context_names,
+        "bases": [*(name for name, _, _ in bases), *answered],
+    }
     return _described(model, variable, about)
 
 

@@ -215,7 +215,7 @@ def _difference(
 
 def _judge(variable: str, found: Mapping[str, Mapping[str, Any]], parity_rmse: float) -> None:
     for precision, of_one in found.items():
-        for rows, shares in of_one["leaf_equality"].items():
+        for rows, shares in of_one.get("leaf_equality", {}).items():
             if wrong := [f"{name} {share:.4%}" for name, share in shares.items() if share != 1]:
                 raise ExportError(
                     f"the {precision} IR of {variable} walks to other leaves than LightGBM on the {rows} "
@@ -294,3 +294,54 @@ def _latency(
                 times[precision]["ratio"] = times[precision]["p50_ms"] / times["reference"]["p50_ms"]
             result[str(batch)] = times
     return result
+
+
+def export_regressor(
+    variable: str,
+    model: TopTransformer,
+    backbone: Backbone,
+    tokenizer: TextTokenizer,
+    texts: Sequence[str],
+    extra: NDArray[np.float32],
+    folder: str | Path,
+    *,
+    parity_rmse: float,
+    threads: int,
+    precisions: Sequence[str] = PRECISIONS,
+) -> dict[str, Any]:
+    """Write ``{fp32,fp16,int8}/model.xml`` of a scale's transformer below ``folder``, and measure them.
+
+    Parameters
+    ----------
+    texts : sequence of str
+        Ordinary rows, with their
+    extra : ndarray of shape (texts, extra inputs), float32
+
+    Returns
+    -------
+    dict
+        Contents of ``parity.json``: ``precisions``, each with ``rows, rmse, max_abs, bytes``.
+
+    Raises
+    ------
+    ExportError
+        If the fp32 graph differs by more than `LARGEST_DIFFERENCE`, or any by an RMSE above ``parity_rmse``.
+    """
+    others = {"extra": extra} if model.shape.extra else {}
+    with torch_threads(threads):
+        (expected,) = answers(ask_torch(model, backbone), tokenizer, texts, others)
+        whole = build_graph(model, backbone)
+    found: dict[str, dict[str, Any]] = {}
+    for precision in precisions:
+        path = Path(folder) / precision / "model.xml"
+        save_ir(compressed(whole, precision), path)
+        ask = ask_graph(compile_exact(ov.Core(), path, threads=threads))
+        errors = answers(ask, tokenizer, texts, others)[0].astype(np.float64) - expected
+        found[precision] = {
+            "rows": len(errors),
+            "rmse": float(np.sqrt(np.mean(errors**2))),
+            "max_abs": float(np.abs(errors).max()),
+            "bytes": ir_bytes(path),
+        }
+    _judge(f"the transformer of {variable}", found, parity_rmse)
+    return {"variable": variable, "compile": EXACT_CONFIG, "limit_rmse": parity_rmse, "precisions": found}

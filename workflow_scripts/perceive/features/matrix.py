@@ -26,10 +26,11 @@ TEXT: tuple[str, ...] = (*LEXICAL, *EMBEDDING)
 """The 405 features without the timeline."""
 
 BASE_FEATURES: dict[str, tuple[str, ...]] = {"lx": LEXICAL, "eb": EMBEDDING, "tm": TEMPORAL, "full": ALL}
-BASES: tuple[str, ...] = tuple(BASE_FEATURES)
+TRANSFORMER = "transformer"
+BASES: tuple[str, ...] = (*BASE_FEATURES, TRANSFORMER)
 """Base models of a regression variable, in the order of the blender's outputs."""
 
-PATH_BASES: tuple[str, ...] = ("lx", "eb", "transformer")
+PATH_BASES: tuple[str, ...] = ("lx", "eb", TRANSFORMER)
 """Base models of a hierarchy variable, in the order of the blender's outputs."""
 LENGTHS = ("SHORT", "MEDIUM", "LONG")
 LANGUAGES = ("en", "hinglish")

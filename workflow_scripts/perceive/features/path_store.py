@@ -19,10 +19,10 @@ if TYPE_CHECKING:
     from perceive.taxonomy import Taxonomy
 
 EXTRA_INPUTS: dict[str, tuple[str, ...]] = {
-    "invoked": LEXICAL,
+    **dict.fromkeys(("valence", "arousal", "willingness", "invoked"), LEXICAL),
     "expressed": (*LEXICAL, *(cue for cue in CUES if cue not in LEXICAL)),
 }
-"""What the transformer of a hierarchy variable reads beside the text. The lexicon knows Hinglish, which an
+"""What the transformer of a variable reads beside the text. The lexicon knows Hinglish, which an
 English encoder hardly does; and who holds back or masks a feeling gives signs of it."""
 
 

@@ -1,8 +1,8 @@
-"""What a hierarchy's transformer is trained on, read from the artifacts of the earlier stages."""
+"""What a transformer is trained on, read from the artifacts of the earlier stages."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -12,13 +12,16 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from perceive import io
 from perceive.encoder import check_weights, resolve_model
-from perceive.features.path_store import EXTRA_INPUTS
+from perceive.features.path_store import EXTRA_INPUTS, read_paths
+from perceive.features.store import read_labels
 from perceive.transformer.backbone import Backbone, load_backbone
 from perceive.transformer.losses import one_hot
-from perceive.transformer.model import Hierarchy
+from perceive.transformer.model import Hierarchy, Output, Scales
 from perceive.transformer.states import StateStore, TextTokenizer
-from perceive.transformer.training import Examples, Machine
+from perceive.transformer.training import Examples, Hyperparameters, Machine
+from perceive.variables import HIERARCHIES
 
 if TYPE_CHECKING:
     from perceive.taxonomy import Taxonomy
@@ -74,11 +77,41 @@ def extra_inputs(variable: str, ids: pd.Series, *frames: pd.DataFrame) -> NDArra
     return joined[list(EXTRA_INPUTS[variable])].to_numpy(np.float32)
 
 
+Targets = list[NDArray[np.float32]]
+
+
+def read_targets(
+    variable: str, path: str | Path, ids: pd.Series, taxonomy: Taxonomy | None
+) -> tuple[Targets, Output]:
+    """Labels of items as :class:`perceive.transformer.training.Examples` takes them, and what they are of.
+
+    Parameters
+    ----------
+    path : str or Path
+        ``corpus/labels/<variable>.parquet``.
+    ids : Series of str
+    taxonomy : Taxonomy or None
+        Of a hierarchy.
+    """
+    if variable in HIERARCHIES:
+        assert taxonomy is not None  # the Snakefile asks for one
+        hierarchy = Hierarchy.of(taxonomy)
+        return one_hot(read_paths(path, ids, taxonomy), hierarchy), hierarchy
+    return [read_labels(path).reindex(ids).to_numpy(np.float32)[:, None]], Scales((variable,))
+
+
+def no_targets(output: Output, n: int) -> Targets:
+    """Targets of n items whose labels are not to be looked at."""
+    if isinstance(output, Hierarchy):
+        return [np.zeros((n, size), dtype=np.float32) for size in output.sizes]
+    return [np.full((n, size), np.nan, dtype=np.float32) for size in output.sizes]
+
+
 def examples(
     variable: str,
     items: pd.DataFrame,
-    codes: NDArray[np.int64],
-    taxonomy: Taxonomy,
+    targets: Targets,
+    output: Output,
     extra: NDArray[np.float32],
     store: StateStore,
 ) -> Examples:
@@ -88,19 +121,14 @@ def examples(
     ----------
     items : DataFrame
         ``text``.
-    codes : ndarray of shape (n, levels)
-        -1 where an item has no label.
     """
-    hierarchy = Hierarchy.of(taxonomy)
-    texts = items["text"].tolist()
-    return Examples(
-        partial(store.states, texts),
-        store.depth,
-        one_hot(codes, hierarchy),
-        hierarchy,
-        extra,
-        EXTRA_INPUTS[variable],
-    )
+    states = partial(store.states, items["text"].tolist())
+    return Examples(states, store.depth, targets, output, extra, EXTRA_INPUTS[variable])
+
+
+def hyperparameters(settings: Mapping[str, Any], tuned: str | Sequence[str]) -> Hyperparameters:
+    """Those that a search found (``best.json``), or for a scale, which has no search, the configured ones."""
+    return Hyperparameters(**(io.read_json(str(tuned)) if tuned else settings)["parameters"])
 
 
 def machine(settings: Mapping[str, Any], threads: int) -> Machine:
