@@ -40,7 +40,6 @@ rule answers:
         variable=one_of(HIERARCHIES),
     conda:
         "../envs/environment.yaml"
-    threads: workflow.cores or 1
     resources:
         mem_mb=4000,
     params:
@@ -69,7 +68,6 @@ rule answers_transformer:
         variable=one_of(REGRESSIONS),
     conda:
         "../envs/environment.yaml"
-    threads: workflow.cores or 1
     resources:
         mem_mb=4000,
     params:

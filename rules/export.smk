@@ -57,8 +57,6 @@ rule export_paths:
         variable=one_of(HIERARCHIES),
     conda:
         "../envs/environment.yaml"
-    # Its times are not to be shared with other jobs.
-    threads: workflow.cores or 1
     resources:
         mem_mb=4000,
     message:
@@ -95,7 +93,6 @@ rule export_transformer:
         variable=one_of(REGRESSIONS),
     conda:
         "../envs/environment.yaml"
-    threads: workflow.cores or 1
     resources:
         mem_mb=4000,
     message:
