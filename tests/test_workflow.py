@@ -346,6 +346,7 @@ def test_lost_metadata_rebuilds_nothing(unchanged: Project) -> None:
 
 # What a changed label of any variable touches: the annotators are compared and the corpus drawn again.
 ABOUT_THE_CORPUS = {"agreement", "review", "portrait", "summary"}
+EXPORTS = {"export", "export_paths", "export_transformer"}
 TREE_CHAIN = {"tuning", "oof", "audit_oof", "models", "blend", "calibration", "evaluation", "export"}
 CHAIN = TREE_CHAIN | {
     "labels", "oof_transformer", "models_transformer", "answers_transformer", "export_transformer",
@@ -452,7 +453,7 @@ def test_a_new_item_rebuilds_what_must_see_it(unchanged: Project) -> None:
     ("change", "rules"),
     [
         ({"gates": {"valence": ["rmse <= 0.5"]}}, {"acceptance"}),
-        ({"export": {**SMALL["export"], "adversarial_rows": 600}}, {"export", "export_paths", "export_transformer"}),
+        ({"export": {**SMALL["export"], "adversarial_rows": 600}}, EXPORTS),
         ({"evaluation": {"bootstrap": 120}}, {"evaluation", "evaluation_paths", "acceptance"}),
         ({"calibration": {"max_knots": 5}}, {"calibration", "evaluation", "acceptance", "export"}),
         ({"privacy": {"salt": "perceive"}}, set()),
