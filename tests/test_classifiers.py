@@ -12,8 +12,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from perceive import io
-from perceive.classifiers import classify, fit_classifier, log_shares, read_trees
-from perceive.path_ensemble import joint
+from perceive.classifiers import fit_classifier, log_shares, read_trees
+from perceive.path_ensemble import PathTrees, classify, joint
 
 # Three labels; the first has two children, the second one, the third three.
 PARENTS = (np.zeros(3, dtype=np.int64), np.array([0, 0, 1, 2, 2, 2]))
@@ -38,7 +38,7 @@ def fit(features: np.ndarray, codes: np.ndarray, **changes: Any) -> tuple[lgb.Bo
 
 
 def answer(model: tuple[lgb.Booster, np.ndarray], features: np.ndarray) -> list[np.ndarray]:
-    return classify(*model, features, PARENTS, threads=1)
+    return classify(PathTrees("lx", model[0], range(3), model[1]), features, PARENTS, threads=1)
 
 
 def test_it_learns_both_levels() -> None:

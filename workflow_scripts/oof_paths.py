@@ -4,12 +4,13 @@ import numpy as np
 from snakemake.iocontainers import Snakemake
 
 from perceive import io, job
-from perceive.classifiers import classify, fit_classifier
+from perceive.classifiers import fit_classifier
 from perceive.evaluation.hierarchy import parents
 from perceive.features.matrix import BASE_FEATURES
 from perceive.features.path_store import read_paths
 from perceive.models import training_settings
 from perceive.oof import Fold, out_of_fold
+from perceive.path_ensemble import PathTrees, classify
 from perceive.taxonomy import load_taxonomy
 
 
@@ -40,7 +41,8 @@ def main(snakemake: Snakemake) -> None:
             seed=settings["seed"],
             threads=snakemake.threads,
         )
-        return np.concatenate(classify(*trained, held_out, above, threads=snakemake.threads), axis=1)
+        classifier = PathTrees(snakemake.wildcards.base, trained[0], range(len(columns)), trained[1])
+        return np.concatenate(classify(classifier, held_out, above, threads=snakemake.threads), axis=1)
 
     result = out_of_fold(
         train_ids.tolist(),

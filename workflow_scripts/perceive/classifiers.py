@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from perceive import io
 from perceive.blend import add_to_first_trees
 from perceive.models import dataset, lightgbm_parameters
-from perceive.path_ensemble import PathTrees, joint, sibling_softmax
+from perceive.path_ensemble import PathTrees, sibling_softmax
 
 Parents = Sequence[NDArray[np.int64]]
 
@@ -139,21 +139,6 @@ def fit_classifier(
     add_to_first_trees(booster, initial)
     below = np.concatenate([np.zeros(0), *shares[levels:]])
     return booster, below.astype(np.float32)
-
-
-def classify(
-    booster: lgb.Booster,
-    constants: NDArray[np.float32],
-    features: NDArray[np.float32],
-    parents: Parents,
-    *,
-    threads: int,
-) -> list[NDArray[np.float64]]:
-    """Joint probabilities of each level, shape (n, labels), by what :func:`fit_classifier` returned."""
-    trees = PathTrees("", booster, range(features.shape[1]), constants)
-    ends = np.cumsum([len(above) for above in parents])[:-1]
-    levels = np.split(trees.logits(features, threads=threads), ends, axis=1)
-    return joint([sibling_softmax(*of_level) for of_level in zip(levels, parents, strict=True)], parents)
 
 
 def read_trees(path: str | Path, columns: Sequence[str]) -> PathTrees:

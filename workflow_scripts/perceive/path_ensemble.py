@@ -122,6 +122,19 @@ class PathTrees:
         return np.concatenate([learned, constants], axis=1)
 
 
+def classify(
+    trees: PathTrees,
+    features: NDArray[np.float32],
+    parents: Sequence[Sequence[int] | Codes],
+    *,
+    threads: int = 0,
+) -> list[Array]:
+    """Joint probabilities of each level, shape (n, labels), by one tree base model."""
+    ends = np.cumsum([len(above) for above in parents])[:-1]
+    levels = np.split(trees.logits(features, threads=threads), ends, axis=1)
+    return joint([sibling_softmax(*of_level) for of_level in zip(levels, parents, strict=True)], parents)
+
+
 @dataclass(frozen=True)
 class PathAnswers:
     """What an ensemble says of n rows.
@@ -221,10 +234,7 @@ class PathEnsemble:
         list of ndarray of shape (n, labels)
             Joint probabilities of each level.
         """
-        parents = self.hierarchy.parents
-        ends = np.cumsum(self.hierarchy.sizes)[:-1]
-        levels = np.split(trees.logits(features, threads=threads), ends, axis=1)
-        return joint([sibling_softmax(*of_level) for of_level in zip(levels, parents, strict=True)], parents)
+        return classify(trees, features, self.hierarchy.parents, threads=threads)
 
     def blend(
         self,

@@ -29,6 +29,7 @@ import pandas as pd
 from numpy.typing import NDArray
 from scipy.sparse import csr_array
 
+from perceive import path_ensemble
 from perceive.evaluation import PATH_METRICS, TOP_K
 from perceive.evaluation.bootstrap import (
     LEVEL,
@@ -141,12 +142,7 @@ def decode(p: Levels, taxonomy: Taxonomy) -> Codes:
     ndarray of shape (n, levels)
         Codes.
     """
-    chosen = np.zeros(len(p[0]), dtype=np.int64)
-    codes = []
-    for values, above in zip(p, parents(taxonomy), strict=True):
-        chosen = np.where(above == chosen[:, None], values, -np.inf).argmax(axis=1)
-        codes.append(chosen)
-    return np.stack(codes, axis=1)
+    return path_ensemble.decode(p, parents(taxonomy))
 
 
 def levelwise_argmax(p: Levels) -> Codes:
