@@ -322,7 +322,7 @@ class SearchSpace(Section):
 
 class TransformerSpace(Section):
     top_layers: Annotated[Range, _within(0, 48, whole=True)] = Field(
-        Range(low=0, high=3),
+        Range(low=0, high=2),
         description="Layers of the encoder that are trained, from the top; 0 trains the heads alone. A "
         "training takes time in proportion: with a GPU, allow all layers.",
     )
@@ -385,7 +385,7 @@ class TransformerSettings(Section):
     )
     halving: int = Field(4, ge=2, description="One trial in so many climbs to the next rung.")
     time_limit_s: float = Field(
-        360.0,
+        300.0,
         gt=0,
         description="Seconds after which the search of a variable begins no further trial or rung.",
     )
