@@ -301,10 +301,9 @@ def test_nothing_can_run_code_on_load(project: Project) -> None:
     assert {path.suffix for path in files} <= allowed
     for path in files:
         if path.suffix == ".safetensors":
-            # Its first byte is part of a length, and may be any.
-            with safe_open(path, "np") as weights:
-                assert list(weights.keys()), path
-            continue
+            # Its first byte is part of a length, and may be any; what is no safetensors does not open.
+            with safe_open(path, "np"):
+                continue
         with open(path, "rb") as handle:
             assert handle.read(1) != b"\x80", f"{path} looks like a pickle"
         if path.suffix == ".npy":
