@@ -46,7 +46,8 @@ TRANSFORMER = {
     "lexical": f"{RESULTS}/features/lexical.parquet",
     "cues": f"{RESULTS}/features/inhibition.parquet",
     "encoder": f"{RESULTS}/encoder/{SETTINGS.transformer.encoder}/encoder.json",
-    "taxonomy": TAXONOMY,
+    # A scale has none, and another taxonomy is no reason to train it again.
+    "taxonomy": lambda wildcards: TAXONOMY if wildcards.variable in HIERARCHIES else [],
 }
 STATES = f"{RESULTS}/cache/states"
 

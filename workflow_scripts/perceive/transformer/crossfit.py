@@ -39,7 +39,7 @@ def out_of_fold(
     -------
     OutOfFold
         ``predictions`` has the shape (n, columns): the columns of all levels side by side
-        (:func:`perceive.transformer.model.by_level` takes them apart), or one for each scale.
+        (:func:`perceive.answers.by_level` takes them apart), or one for each scale.
 
     Raises
     ------

@@ -7,7 +7,6 @@ sums to one and adds up to the level above, whatever the weights.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -266,9 +265,3 @@ def load(folder: Path, backbone: Backbone) -> TopTransformer:
     model = TopTransformer(shape, backbone)
     model.load_state_dict(load_file(folder / WEIGHTS_FILE))
     return model.eval()
-
-
-def by_level(columns: NDArray[np.float32], output: Output) -> list[NDArray[np.float32]]:
-    """Columns of all levels side by side, as in ``oof/*.npy``, as one array per level."""
-    ends: Sequence[int] = np.cumsum(output.sizes).tolist()
-    return np.split(columns, ends[:-1], axis=1)
