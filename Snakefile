@@ -23,7 +23,7 @@ configfile: f"{workflow.basedir}/config/config.yaml"
 
 REPOSITORY = Path(workflow.basedir)
 sys.path.insert(0, str(REPOSITORY / "workflow_scripts"))
-from perceive import config as configuration, variables
+from perceive import config as configuration
 from perceive.corpus.reader import CorpusError, content_digests, input_files, taxonomy_path
 from perceive.io import file_sha256
 from perceive.job import lead_jobs
@@ -38,21 +38,35 @@ except configuration.ConfigError as error:
 
 VARIABLES = SETTINGS.variables
 EVERY_VARIABLE = list(configuration.VARIABLES)
-REGRESSIONS, HIERARCHIES = variables.REGRESSIONS, variables.HIERARCHIES
+REGRESSIONS, SEQUENCES, HIERARCHIES = (
+    [name for name in EVERY_VARIABLE if SETTINGS.kind(name) == kind]
+    for kind in ("regression", "sequence", "hierarchy")
+)
+SCALES = [*REGRESSIONS, *SEQUENCES]
 RESULTS = SETTINGS.results
 LEDGER = SETTINGS.ledger_path()
 FOLDS = range(SETTINGS.splits.folds)
 TREES, PATH_TREES = ["lx", "eb", "tm", "full"], ["lx", "eb"]
-BASES, PATH_BASES = [*TREES, "transformer"], [*PATH_TREES, "transformer"]
+BASES = {
+    **dict.fromkeys(REGRESSIONS, [*TREES, "transformer"]),
+    **dict.fromkeys(SEQUENCES, [*TREES, "gru"]),
+    **dict.fromkeys(HIERARCHIES, [*PATH_TREES, "transformer"]),
+}
 PRECISIONS = ["fp32", "fp16", "int8"]
 PLOTS = ["reliability", "residuals", "slices", "baselines"]
+SEQUENCE_PLOTS = [*PLOTS, "timelines", "history"]
 PATH_PLOTS = ["reliability", "confusion", "confusions", "slices", "baselines"]
+PLOTS_OF = {
+    **dict.fromkeys(REGRESSIONS, PLOTS),
+    **dict.fromkeys(SEQUENCES, SEQUENCE_PLOTS),
+    **dict.fromkeys(HIERARCHIES, PATH_PLOTS),
+}
 PORTRAIT = ["counts", "labels", "moods", "agreement", "invoked_expressed"]
 
 
 wildcard_constraints:
     variable="|".join(EVERY_VARIABLE),
-    base="|".join(dict.fromkeys([*BASES, *PATH_BASES])),
+    base="|".join([*TREES, "transformer", "gru"]),
     language="en|hinglish",
 
 
@@ -78,25 +92,32 @@ SCRIPTS = {
     "folds": [],
     "tuning": [],
     "tuning_transformer": [],
+    "tuning_sequence": [],
     "oof": [],
     "oof_paths": [],
     "oof_transformer": [],
+    "oof_sequence": [],
     "audit_oof": [],
     "models": [],
     "models_paths": [],
     "models_transformer": [],
+    "models_sequence": [],
     "blend": [],
     "blend_paths": [],
     "answers": [],
     "answers_transformer": [],
+    "answers_sequence": [],
+    "answers_scale": [],
     "calibration": [],
     "calibration_paths": [],
     "evaluation": [],
     "evaluation_paths": [],
+    "evaluation_sequence": [],
     "acceptance": [],
     "export": [],
     "export_paths": [],
     "export_transformer": [],
+    "export_sequence": [],
 }
 
 
@@ -166,11 +187,7 @@ rule all:
         f"{RESULTS}/corpus/review.csv",
         expand(f"{RESULTS}/corpus/{{plot}}.png", plot=PORTRAIT),
         f"{RESULTS}/acceptance.tsv",
-        [
-            f"{RESULTS}/evaluation/{name}/{plot}.png"
-            for name in VARIABLES
-            for plot in (PATH_PLOTS if name in HIERARCHIES else PLOTS)
-        ],
+        [f"{RESULTS}/evaluation/{name}/{plot}.png" for name in VARIABLES for plot in PLOTS_OF[name]],
         [path for name in VARIABLES for path in exports(name)],
 
 

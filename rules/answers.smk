@@ -1,6 +1,12 @@
 # What a variable, or its transformer, answers for every item: for those who come after it.
 
 
+# The trees of a scale, and their blender.
+ENSEMBLE = {
+    "models": expand(f"{RESULTS}/models/{{{{variable}}}}/{{base}}/model.txt", base=TREES),
+    "blender": f"{RESULTS}/blend/{{variable}}/model.txt",
+}
+
 # The trained parts of a hierarchy variable.
 PATH_ENSEMBLE = {
     "models": expand(f"{RESULTS}/models/{{{{variable}}}}/{{base}}/model.txt", base=PATH_TREES),
@@ -21,7 +27,7 @@ rule answers:
         features=expand(f"{RESULTS}/features/folds/final/{{split}}.parquet", split=["val", "test"]),
         encoder=f"{RESULTS}/encoder/{SETTINGS.transformer.encoder}/encoder.json",
         taxonomy=TAXONOMY,
-        predictions=expand(f"{RESULTS}/oof/{{{{variable}}}}/{{base}}.npy", base=PATH_BASES),
+        predictions=oof_of(".npy"),
         weights=f"{RESULTS}/blend/{{variable}}/weights.npy",
         settings=settings("path_models/transformer"),
         code=code("answers"),
@@ -53,7 +59,6 @@ rule answers:
 rule answers_transformer:
     input:
         **TRANSFORMER,
-        predictions=f"{RESULTS}/oof/{{variable}}/transformer.npy",
         transformer=f"{RESULTS}/models/{{variable}}/transformer/model.safetensors",
         transformer_meta=f"{RESULTS}/models/{{variable}}/transformer/model.json",
         settings=settings("models/transformer"),
@@ -73,6 +78,61 @@ rule answers_transformer:
     params:
         states=STATES,
     message:
-        "Answering {wildcards.variable} for every item by the transformer"
+        "Answering {wildcards.variable} by the transformer"
     script:
         "../workflow_scripts/answers_transformer.py"
+
+
+rule answers_sequence:
+    input:
+        **SEQUENCE,
+        # Train is history: a published split can leave an owner's earlier items there.
+        features=expand(f"{RESULTS}/features/folds/final/{{split}}.parquet", split=["train", "val", "test"]),
+        model=f"{RESULTS}/models/{{variable}}/gru/model.safetensors",
+        meta=f"{RESULTS}/models/{{variable}}/gru/model.json",
+        text_alone=f"{RESULTS}/models/{{variable}}/text_alone/model.safetensors",
+        text_alone_meta=f"{RESULTS}/models/{{variable}}/text_alone/model.json",
+        code=code("answers_sequence"),
+    output:
+        answers=f"{RESULTS}/answers/{{variable}}/gru.parquet",
+    log:
+        f"{RESULTS}/logs/answers/{{variable}}.log",
+    benchmark:
+        f"{RESULTS}/benchmarks/answers/{{variable}}.tsv"
+    wildcard_constraints:
+        variable=one_of(SEQUENCES),
+    conda:
+        "../envs/environment.yaml"
+    resources:
+        mem_mb=3000,
+    message:
+        "Answering {wildcards.variable} by the GRU"
+    script:
+        "../workflow_scripts/answers_sequence.py"
+
+
+rule answers_scale:
+    input:
+        **ENSEMBLE,
+        corpus=f"{RESULTS}/corpus/items.parquet",
+        split_items=f"{RESULTS}/splits/items.parquet",
+        features=expand(f"{RESULTS}/features/folds/final/{{split}}.parquet", split=["val", "test"]),
+        upstream=upstream,
+        network=network,
+        predictions=oof_of(".npy"),
+        weights=f"{RESULTS}/blend/{{variable}}/weights.npy",
+        code=code("answers_scale"),
+    output:
+        upstream=f"{RESULTS}/answers/{{variable}}/upstream.parquet",
+    log:
+        f"{RESULTS}/logs/answers/{{variable}}.upstream.log",
+    benchmark:
+        f"{RESULTS}/benchmarks/answers/{{variable}}.upstream.tsv"
+    wildcard_constraints:
+        variable=one_of(SCALES),
+    conda:
+        "../envs/environment.yaml"
+    message:
+        "Answering {wildcards.variable} for every item"
+    script:
+        "../workflow_scripts/answers_scale.py"

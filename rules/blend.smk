@@ -7,7 +7,7 @@ rule blend:
         split_items=f"{RESULTS}/splits/items.parquet",
         lexical=f"{RESULTS}/features/lexical.parquet",
         labels=f"{RESULTS}/corpus/labels/{{variable}}.parquet",
-        predictions=expand(f"{RESULTS}/oof/{{{{variable}}}}/{{base}}.npy", base=BASES),
+        predictions=oof_of(".npy"),
         # A leak fails the build here, before the blender trusts a prediction that is not out of fold.
         audit=f"{RESULTS}/oof/{{variable}}/audit.json",
         settings=settings("blend"),
@@ -15,12 +15,14 @@ rule blend:
     output:
         model=f"{RESULTS}/blend/{{variable}}/model.txt",
         meta=f"{RESULTS}/blend/{{variable}}/blend.json",
+        # Of the training rows, each by a blender that did not see its fold.
+        weights=f"{RESULTS}/blend/{{variable}}/weights.npy",
     log:
         f"{RESULTS}/logs/blend/{{variable}}.log",
     benchmark:
         f"{RESULTS}/benchmarks/blend/{{variable}}.tsv"
     wildcard_constraints:
-        variable=one_of(REGRESSIONS),
+        variable=one_of(SCALES),
     conda:
         "../envs/environment.yaml"
     message:
@@ -36,7 +38,7 @@ rule blend_paths:
         lexical=f"{RESULTS}/features/lexical.parquet",
         labels=f"{RESULTS}/corpus/labels/{{variable}}.parquet",
         taxonomy=TAXONOMY,
-        predictions=expand(f"{RESULTS}/oof/{{{{variable}}}}/{{base}}.npy", base=PATH_BASES),
+        predictions=oof_of(".npy"),
         audit=f"{RESULTS}/oof/{{variable}}/audit.json",
         settings=settings("blend"),
         code=code("blend_paths"),

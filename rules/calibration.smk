@@ -1,20 +1,13 @@
 # Calibration, fitted on val: isotonic with a bounded slope for scales, level by level for hierarchies.
 
 
-# The trained parts of a regression variable.
-ENSEMBLE = {
-    "models": expand(f"{RESULTS}/models/{{{{variable}}}}/{{base}}/model.txt", base=TREES),
-    "blender": f"{RESULTS}/blend/{{variable}}/model.txt",
-}
-
-
 rule calibration:
     input:
         **ENSEMBLE,
         corpus=f"{RESULTS}/corpus/items.parquet",
         features=f"{RESULTS}/features/folds/final/val.parquet",
         upstream=upstream,
-        transformer=f"{RESULTS}/answers/{{variable}}/transformer.parquet",
+        network=network,
         labels=f"{RESULTS}/corpus/labels/{{variable}}.parquet",
         settings=settings("calibration"),
         code=code("calibration"),
@@ -25,7 +18,7 @@ rule calibration:
     benchmark:
         f"{RESULTS}/benchmarks/calibration/{{variable}}.tsv"
     wildcard_constraints:
-        variable=one_of(REGRESSIONS),
+        variable=one_of(SCALES),
     conda:
         "../envs/environment.yaml"
     message:

@@ -21,13 +21,14 @@ def one_of(names):
 def exports(variable):
     """What a variable's export ends with."""
     found = [f"{RESULTS}/export/{variable}/latency.json"]
-    if variable in REGRESSIONS:
-        found.append(f"{RESULTS}/export/{variable}/transformer/parity.json")
+    if variable not in HIERARCHIES:
+        found.append(f"{RESULTS}/export/{variable}/{BASES[variable][-1]}/parity.json")
     return found
 
 
 def base_settings(wildcards):
-    return settings(f"models/{wildcards.base}")
+    own = wildcards.variable in SEQUENCES and wildcards.base == "full"
+    return settings(f"{'sequence_models' if own else 'models'}/{wildcards.base}")
 
 
 def transformer_settings(wildcards):
@@ -40,21 +41,32 @@ def transformer_tuned(wildcards):
     return f"{RESULTS}/tuning/{wildcards.variable}/best.json" if wildcards.variable in HIERARCHIES else []
 
 
-def bases(wildcards):
-    """Base models of a variable, in the order of the blender's outputs."""
-    return PATH_BASES if wildcards.variable in HIERARCHIES else BASES
+def oof_arrays(variable):
+    """Out-of-fold arrays of a variable's base models, in the order of the blender's outputs."""
+    return expand(f"{RESULTS}/oof/{variable}/{{base}}.npy", base=BASES[variable])
+
+
+def oof_of(kind):
+    """Files of that kind (predictions, records, ...) beside a variable's out-of-fold arrays."""
+    return lambda wildcards: [path.replace(".npy", kind) for path in oof_arrays(wildcards.variable)]
+
+
+def network(wildcards):
+    """What a scale's network, its last base model, answers in val and test."""
+    return f"{RESULTS}/answers/{wildcards.variable}/{BASES[wildcards.variable][-1]}.parquet"
 
 
 def upstream(wildcards):
-    """Answers of other variables that are features of this one's full model; the other bases have none."""
-    if getattr(wildcards, "base", "full") != "full":
+    """Answers of other variables that are features of this one; of its trees only the full model has them."""
+    if getattr(wildcards, "base", "full") in ("lx", "eb", "tm"):
         return []
     return [f"{RESULTS}/answers/{name}/upstream.parquet" for name in SETTINGS.reads(wildcards.variable)]
 
 
 def tuned(wildcards):
-    """The search's result, for the tuned base model alone."""
-    return f"{RESULTS}/tuning/{wildcards.variable}/best.json" if wildcards.base == "full" else []
+    """The search's result, for the tuned base model alone: a sequence variable's is its GRU."""
+    searched = wildcards.base == "full" and wildcards.variable in REGRESSIONS
+    return f"{RESULTS}/tuning/{wildcards.variable}/best.json" if searched else []
 
 
 def encoder_files(wildcards):

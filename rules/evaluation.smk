@@ -9,7 +9,7 @@ rule evaluation:
         split_items=f"{RESULTS}/splits/items.parquet",
         features=f"{RESULTS}/features/folds/final/test.parquet",
         upstream=upstream,
-        transformer=f"{RESULTS}/answers/{{variable}}/transformer.parquet",
+        network=network,
         labels=f"{RESULTS}/corpus/labels/{{variable}}.parquet",
         agreement=f"{RESULTS}/corpus/agreement/{{variable}}.json",
         settings=settings("evaluation"),
@@ -32,13 +32,44 @@ rule evaluation:
         "../workflow_scripts/evaluation.py"
 
 
+rule evaluation_sequence:
+    input:
+        **ENSEMBLE,
+        calibrator=f"{RESULTS}/calibration/{{variable}}/calibrator.json",
+        corpus=f"{RESULTS}/corpus/items.parquet",
+        split_items=f"{RESULTS}/splits/items.parquet",
+        features=f"{RESULTS}/features/folds/final/test.parquet",
+        upstream=upstream,
+        network=network,
+        labels=f"{RESULTS}/corpus/labels/{{variable}}.parquet",
+        agreement=f"{RESULTS}/corpus/agreement/{{variable}}.json",
+        settings=settings("evaluation"),
+        code=code("evaluation_sequence"),
+    output:
+        metrics=f"{RESULTS}/evaluation/{{variable}}/metrics.json",
+        predictions=f"{RESULTS}/evaluation/{{variable}}/predictions.parquet",
+        plots=expand(f"{RESULTS}/evaluation/{{{{variable}}}}/{{plot}}.png", plot=SEQUENCE_PLOTS),
+    log:
+        f"{RESULTS}/logs/evaluation/{{variable}}.log",
+    benchmark:
+        f"{RESULTS}/benchmarks/evaluation/{{variable}}.tsv"
+    wildcard_constraints:
+        variable=one_of(SEQUENCES),
+    conda:
+        "../envs/environment.yaml"
+    message:
+        "Evaluating {wildcards.variable} on the test split"
+    script:
+        "../workflow_scripts/evaluation_sequence.py"
+
+
 rule evaluation_paths:
     input:
         corpus=f"{RESULTS}/corpus/items.parquet",
         split_items=f"{RESULTS}/splits/items.parquet",
         lexical=f"{RESULTS}/features/lexical.parquet",
         answers=f"{RESULTS}/answers/{{variable}}/blend.npy",
-        bases=expand(f"{RESULTS}/answers/{{{{variable}}}}/{{base}}.npy", base=PATH_BASES),
+        bases=expand(f"{RESULTS}/answers/{{{{variable}}}}/{{base}}.npy", base=[*PATH_TREES, "transformer"]),
         calibrator=f"{RESULTS}/calibration/{{variable}}/calibrator.json",
         labels=f"{RESULTS}/corpus/labels/{{variable}}.parquet",
         agreement=f"{RESULTS}/corpus/agreement/{{variable}}.json",

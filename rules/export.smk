@@ -8,7 +8,7 @@ rule export:
         corpus=f"{RESULTS}/corpus/items.parquet",
         features=f"{RESULTS}/features/folds/final/val.parquet",
         upstream=upstream,
-        transformer=f"{RESULTS}/answers/{{variable}}/transformer.parquet",
+        network=network,
         settings=settings("export"),
         code=code("export"),
     output:
@@ -21,7 +21,7 @@ rule export:
     benchmark:
         f"{RESULTS}/benchmarks/export/{{variable}}.tsv"
     wildcard_constraints:
-        variable=one_of(REGRESSIONS),
+        variable=one_of(SCALES),
     conda:
         "../envs/environment.yaml"
     resources:
@@ -99,3 +99,31 @@ rule export_transformer:
         "Exporting the transformer of {wildcards.variable} to OpenVINO in three precisions"
     script:
         "../workflow_scripts/export_transformer.py"
+
+
+rule export_sequence:
+    input:
+        **SEQUENCE,
+        features=expand(f"{RESULTS}/features/folds/final/{{split}}.parquet", split=["train", "val"]),
+        model=f"{RESULTS}/models/{{variable}}/gru/model.safetensors",
+        meta=f"{RESULTS}/models/{{variable}}/gru/model.json",
+        settings=settings("export"),
+        code=code("export_sequence"),
+    output:
+        models=expand(f"{RESULTS}/export/{{{{variable}}}}/gru/{{precision}}/model.xml", precision=PRECISIONS),
+        weights=expand(f"{RESULTS}/export/{{{{variable}}}}/gru/{{precision}}/model.bin", precision=PRECISIONS),
+        parity=f"{RESULTS}/export/{{variable}}/gru/parity.json",
+    log:
+        f"{RESULTS}/logs/export/{{variable}}.gru.log",
+    benchmark:
+        f"{RESULTS}/benchmarks/export/{{variable}}.gru.tsv"
+    wildcard_constraints:
+        variable=one_of(SEQUENCES),
+    conda:
+        "../envs/environment.yaml"
+    resources:
+        mem_mb=2000,
+    message:
+        "Exporting the GRU of {wildcards.variable} to OpenVINO in three precisions"
+    script:
+        "../workflow_scripts/export_sequence.py"

@@ -17,7 +17,7 @@ rule models:
     benchmark:
         f"{RESULTS}/benchmarks/models/{{variable}}/{{base}}.tsv"
     wildcard_constraints:
-        variable=one_of(REGRESSIONS),
+        variable=one_of(SCALES),
         base=one_of(TREES),
     conda:
         "../envs/environment.yaml"
@@ -80,3 +80,33 @@ rule models_transformer:
         "Training the transformer of {wildcards.variable}"
     script:
         "../workflow_scripts/models_transformer.py"
+
+
+rule models_sequence:
+    input:
+        **SEQUENCE,
+        features=f"{RESULTS}/features/folds/final/train.parquet",
+        labels=f"{RESULTS}/corpus/labels/{{variable}}.parquet",
+        tuned=f"{RESULTS}/tuning/{{variable}}/best.json",
+        settings=settings("sequence_models/gru"),
+        code=code("models_sequence"),
+    output:
+        model=f"{RESULTS}/models/{{variable}}/gru/model.safetensors",
+        meta=f"{RESULTS}/models/{{variable}}/gru/model.json",
+        # Its twin that sees the item alone: what history adds is measured against it.
+        text_alone=f"{RESULTS}/models/{{variable}}/text_alone/model.safetensors",
+        text_alone_meta=f"{RESULTS}/models/{{variable}}/text_alone/model.json",
+    log:
+        f"{RESULTS}/logs/models/{{variable}}/gru.log",
+    benchmark:
+        f"{RESULTS}/benchmarks/models/{{variable}}/gru.tsv"
+    wildcard_constraints:
+        variable=one_of(SEQUENCES),
+    conda:
+        "../envs/environment.yaml"
+    resources:
+        mem_mb=3000,
+    message:
+        "Training the GRU of {wildcards.variable}"
+    script:
+        "../workflow_scripts/models_sequence.py"

@@ -20,7 +20,7 @@ rule oof:
     benchmark:
         f"{RESULTS}/benchmarks/oof/{{variable}}/{{base}}.tsv"
     wildcard_constraints:
-        variable=one_of(REGRESSIONS),
+        variable=one_of(SCALES),
         base=one_of(TREES),
     conda:
         "../envs/environment.yaml"
@@ -89,6 +89,36 @@ rule oof_transformer:
         "../workflow_scripts/oof_transformer.py"
 
 
+rule oof_sequence:
+    input:
+        **SEQUENCE,
+        split_items=f"{RESULTS}/splits/items.parquet",
+        train=expand(f"{RESULTS}/features/folds/{{fold}}/train.parquet", fold=FOLDS),
+        val=expand(f"{RESULTS}/features/folds/{{fold}}/val.parquet", fold=FOLDS),
+        labels=f"{RESULTS}/corpus/labels/{{variable}}.parquet",
+        tuned=f"{RESULTS}/tuning/{{variable}}/best.json",
+        settings=settings("sequence_models/gru"),
+        code=code("oof_sequence"),
+    output:
+        predictions=f"{RESULTS}/oof/{{variable}}/gru.npy",
+        records=f"{RESULTS}/oof/{{variable}}/gru.records.parquet",
+        trained_on=f"{RESULTS}/oof/{{variable}}/gru.trained_on.parquet",
+    log:
+        f"{RESULTS}/logs/oof/{{variable}}/gru.log",
+    benchmark:
+        f"{RESULTS}/benchmarks/oof/{{variable}}/gru.tsv"
+    wildcard_constraints:
+        variable=one_of(SEQUENCES),
+    conda:
+        "../envs/environment.yaml"
+    resources:
+        mem_mb=3000,
+    message:
+        "Predicting {wildcards.variable} out of fold by the GRU"
+    script:
+        "../workflow_scripts/oof_sequence.py"
+
+
 rule audit_oof:
     input:
         corpus=f"{RESULTS}/corpus/items.parquet",
@@ -99,16 +129,12 @@ rule audit_oof:
             f"{RESULTS}/features/folds/{{fold}}/{{part}}.parquet", fold=FOLDS, part=["train", "val"]
         ),
         settings=settings("splits"),
-        records=lambda wildcards: expand(
-            f"{RESULTS}/oof/{wildcards.variable}/{{base}}.records.parquet", base=bases(wildcards)
-        ),
-        trained_on=lambda wildcards: expand(
-            f"{RESULTS}/oof/{wildcards.variable}/{{base}}.trained_on.parquet", base=bases(wildcards)
-        ),
+        records=oof_of(".records.parquet"),
+        trained_on=oof_of(".trained_on.parquet"),
         upstream=upstream,
-        upstream_oof=lambda wildcards: expand(
-            f"{RESULTS}/oof/{{read}}/{{base}}.npy", read=SETTINGS.reads(wildcards.variable), base=PATH_BASES
-        ),
+        upstream_oof=lambda wildcards: [
+            path for read in SETTINGS.reads(wildcards.variable) for path in oof_arrays(read)
+        ],
         upstream_weights=lambda wildcards: expand(
             f"{RESULTS}/blend/{{read}}/weights.npy", read=SETTINGS.reads(wildcards.variable)
         ),

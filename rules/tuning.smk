@@ -81,3 +81,41 @@ rule tuning_transformer:
         "Tuning the transformer of {wildcards.variable}"
     script:
         "../workflow_scripts/tuning_transformer.py"
+
+
+# What every job of the GRU reads beside the features: whose items they are and when they were written.
+SEQUENCE = {
+    "corpus": f"{RESULTS}/corpus/items.parquet",
+    "upstream": upstream,
+}
+
+
+rule tuning_sequence:
+    input:
+        **SEQUENCE,
+        split_items=f"{RESULTS}/splits/items.parquet",
+        train=expand(f"{RESULTS}/features/folds/{{fold}}/train.parquet", fold=FOLDS),
+        val=expand(f"{RESULTS}/features/folds/{{fold}}/val.parquet", fold=FOLDS),
+        labels=f"{RESULTS}/corpus/labels/{{variable}}.parquet",
+        settings=settings("sequence/{variable}"),
+        code=code("tuning_sequence"),
+    output:
+        study=f"{RESULTS}/tuning/{{variable}}/study.journal",
+        trials=f"{RESULTS}/tuning/{{variable}}/trials.csv",
+        best=f"{RESULTS}/tuning/{{variable}}/best.json",
+    log:
+        f"{RESULTS}/logs/tuning/{{variable}}.log",
+    benchmark:
+        f"{RESULTS}/benchmarks/tuning/{{variable}}.tsv"
+    wildcard_constraints:
+        variable=one_of(SEQUENCES),
+    conda:
+        "../envs/environment.yaml"
+    resources:
+        mem_mb=3000,
+    params:
+        cache=f"{RESULTS}/cache/tuning/{{variable}}",
+    message:
+        "Tuning the GRU of {wildcards.variable}"
+    script:
+        "../workflow_scripts/tuning_sequence.py"

@@ -171,25 +171,26 @@ def built_variables(results: Path) -> Iterator[tuple[str, Path, list[Any], Any, 
     """Name, IR, bases, blender, features and context of each exported variable whose models are here."""
     from perceive.ensemble import RegressionEnsemble
     from perceive.features.store import ITEM_COLUMNS, model_inputs, with_upstream
-    from perceive.variables import REGRESSIONS, VARIABLES
+    from perceive.variables import SCALES, VARIABLES
 
     for path in sorted(results.glob("export/*/fp32/model.xml")):
         name = path.parent.parent.name
-        if name not in REGRESSIONS:
+        if name not in SCALES:
             continue
         models = [results / "models" / name / base / "model.txt" for base in TREES]
+        network = "gru" if (results / "models" / name / "gru").exists() else "transformer"
         needed = [
             *models,
             results / "blend" / name / "model.txt",
             results / "features/folds/final/val.parquet",
             results / "corpus/items.parquet",
-            results / "answers" / name / "transformer.parquet",
+            results / "answers" / name / f"{network}.parquet",
         ]
         missing = [str(file) for file in needed if not file.exists()]
         if missing:
             print(f"{name} is left out: {', '.join(missing)} missing; finish `make run` first.")
             continue
-        ensemble = RegressionEnsemble.load(models, needed[4])
+        ensemble = RegressionEnsemble.load(models, needed[4], network=network)
         items = io.read_parquet(results / "corpus/items.parquet", ITEM_COLUMNS)
         answers = [results / "answers" / read / "upstream.parquet" for read in VARIABLES[name].reads]
         answers = [*(answer for answer in answers if answer.exists()), needed[-1]]
@@ -572,6 +573,122 @@ def bench_goemotions(results: Path, repeats: int) -> Report:
     return {"rows": rows}
 
 
+# --- People over time --------------------------------------------------------------------------------------
+
+UNSEEN_OWNERS, LATER_ITEMS = 0.2, 0.3
+"""Share of the people who are kept apart, and of the others' items, the latest, that are too."""
+
+
+def apart(frame: pd.DataFrame, seed: int) -> pd.Series:
+    """``train`` or ``test`` of each row: all of some people are test, and the latest items of the others."""
+    owners = np.sort(frame["user_id"].unique())
+    drawn = np.random.default_rng(seed).permutation(owners)[: round(UNSEEN_OWNERS * len(owners))]
+    rank = frame.groupby("user_id")["timestamp"].rank(method="first", pct=True)
+    test = frame["user_id"].isin(drawn) | (rank > 1 - LATER_ITEMS)
+    return test.map({True: "test", False: "train"})
+
+
+def untuned_trees(results: Path, variable: str, rows: Sequence[str], train: Sequence[str]) -> np.ndarray:
+    """LightGBM as it comes, on the embedding and VADER's score of the text, without any history."""
+    import lightgbm as lgb
+
+    from perceive.evaluation.baselines import vader_scores
+    from perceive.features.store import read_labels
+
+    embedding = io.read_parquet(results / "features/embedding.parquet").set_index("item_id")
+    texts = io.read_parquet(results / "corpus/items.parquet", ["item_id", "text"]).set_index("item_id")[
+        "text"
+    ]
+    labels = read_labels(results / f"corpus/labels/{variable}.parquet")
+
+    def matrix(ids: Sequence[str]) -> np.ndarray:
+        return np.column_stack([embedding.loc[ids].to_numpy(np.float32), vader_scores(texts.loc[ids])])
+
+    model = lgb.LGBMRegressor(random_state=137, verbosity=-1, num_threads=2)
+    model.fit(matrix(train), labels.loc[train])
+    return np.clip(model.predict(matrix(rows)), 0, 1)
+
+
+def bench_people(results: Path, repeats: int) -> Report:
+    """affect_over_time: people never seen and the later part of people seen; what their timeline adds."""
+    import yaml
+
+    from perceive.evaluation.timelines import temporal_metrics
+
+    data = Path(os.environ.get("PERCEIVE_DATA", REPOSITORY.parent / "shared" / "data"))
+    source = data / "affect_over_time/train.csv"
+    if not source.exists():
+        print(f"left out: there is no {source} (PERCEIVE_DATA names the folder above affect_over_time/).")
+        return {}
+    frame = pd.read_csv(source)
+    frame["timestamp"] = pd.to_datetime(frame["timestamp"])
+    rows: list[dict[str, Any]] = []
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        frame.assign(split=apart(frame, 137)).to_csv(folder / "train.csv", index=False)
+        configuration = yaml.safe_load((REPOSITORY / "config/corpora/affect_over_time.yaml").read_text())
+        configuration["results"] = "results"
+        configuration["corpus"]["annotations"] = ["train.csv"]
+        configuration["corpus"]["columns"]["split"] = "split"
+        configuration["splits"] = {
+            "published": "honour", "allow_owner_overlap": True, "train": 0.65, "val": 0.15, "test": 0.2,
+        }  # fmt: skip
+        for kind in ("sequence", "regression"):
+            configuration["kinds"] = {"valence": kind, "arousal": kind}
+            (folder / "corpus.yaml").write_text(yaml.safe_dump(configuration))
+            of = folder / "results"
+            wanted = [f"results/evaluation/{variable}/metrics.json" for variable in ("valence", "arousal")]
+            subprocess.run(
+                [sys.executable, "-m", "snakemake", "--snakefile", str(REPOSITORY / "Snakefile"),
+                 "--directory", name, "--cores", "2", "--quiet", "all",
+                 "--configfile", str(folder / "corpus.yaml"), "--", *wanted],
+                check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+            )  # fmt: skip
+            items = io.read_parquet(of / "corpus/items.parquet", ["item_id", "owner_id"]).set_index("item_id")
+            split = io.read_parquet(of / "splits/items.parquet", ["item_id", "split"])
+            train = split.loc[split["split"] == "train", "item_id"]
+            seen = set(items.loc[train, "owner_id"])
+            for variable in ("valence", "arousal"):
+                found = io.read_parquet(of / f"evaluation/{variable}/predictions.parquet")
+                owners = items.loc[found["item_id"], "owner_id"].to_numpy()
+                answers = {f"Perceive, {kind}": found["calibrated"].to_numpy()}
+                metrics = io.read_json(of / f"evaluation/{variable}/metrics.json")
+                if kind == "sequence":
+                    answers["GRU"], answers["text alone"] = (
+                        found["gru"].to_numpy(),
+                        found["text_alone"].to_numpy(),
+                    )
+                    ids = found["item_id"].tolist()
+                    answers["untuned LightGBM"] = untuned_trees(of, variable, ids, train.tolist())
+                known = np.isin(owners, list(seen))
+                for part, of_part in (("all", known | True), ("seen", known), ("unseen", ~known)):
+                    for model, values in answers.items():
+                        of_model = temporal_metrics(
+                            found["observed"].to_numpy()[of_part], values[of_part], owners[of_part]
+                        )
+                        rows.append({"model": model, "variable": variable, "people": part, **of_model})
+                    if kind == "sequence":
+                        sliced = metrics["slices"].get("owner", {}).get(part, {}).get("baselines", {})
+                        for baseline in ("owner_mean", "ema", "ridge_lags", "vader"):
+                            of_model = (
+                                metrics["baselines"][baseline] if part == "all" else sliced.get(baseline)
+                            )
+                            if of_model:
+                                values = {
+                                    key: of["value"] if isinstance(of, dict) else of
+                                    for key, of in of_model.items()
+                                }
+                                rows.append(
+                                    {"model": baseline, "variable": variable, "people": part, **values}
+                                )
+    rows.sort(key=lambda row: (row["variable"] != "valence", row["people"]))
+    for row in rows:
+        row["name"] = f"{row['variable']}, {row['people']}: {row['model']}"
+    table(rows, {"name": "test rows of people", "temporal_r": "within:.2f", "between_r": "between:.2f",
+                 "composite_r": "composite:.2f"})  # fmt: skip
+    return {"rows": rows}
+
+
 SECTIONS: dict[str, tuple[str, Callable[[Path, int], Report]]] = {
     "embedding": ("Embedding: ours against sentence-transformers (fp32)", bench_embedding),
     "trees": ("Tree models: OpenVINO IR against LightGBM", bench_trees),
@@ -580,6 +697,7 @@ SECTIONS: dict[str, tuple[str, Callable[[Path, int], Report]]] = {
     "scale": ("Corpus: 50,000 and 500,000 items", bench_scale),
     "shuffled": ("Shuffled labels through the whole workflow", bench_shuffled),
     "transformer": ("Transformer: trained layers and loss, on val", bench_transformer),
+    "people": ("affect_over_time: what a person's timeline adds", bench_people),
     "goemotions": ("GoEmotions: the published dev part", bench_goemotions),
 }
 

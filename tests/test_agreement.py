@@ -440,6 +440,27 @@ def test_one_rating_an_item_gives_reasons():
         assert result["ceiling"] == {"metrics": {}, "reason": "no item has two ratings"}
 
 
+def test_derived_labels_have_no_ceiling_and_are_not_for_review():
+    ratings, items, labels = scale_corpus(n=40)
+    labels = labels.assign(n_raters=3, derived=False)
+    items["risk_level"] = "HIGH"
+    plain = measure_agreement("v", "sequence", ratings, items, labels)
+    assert "derived" not in plain
+    none = measure_agreement("v", "sequence", ratings, items, labels, formula="a / 2")
+    assert none == {**plain, "derived": {"formula": "a / 2", "items": 0}} and none["ceiling"]["metrics"]
+    more = pd.DataFrame({"item_id": ["x", "y"], "value": [0.1, 0.9], "n_raters": 0, "derived": True})
+    items = pd.concat([items, pd.DataFrame({"item_id": ["x", "y"], "risk_level": "HIGH"})])
+    both = pd.concat([labels, more])
+    some = measure_agreement("v", "sequence", ratings, items, both, formula="a / 2")
+    assert some["coefficients"] == plain["coefficients"] and some["derived"]["items"] == 2
+    reason = "derived label: 2 of 42 labels: computed by a / 2, not rated, so that its error is unknown"
+    assert some["ceiling"] == {"metrics": {}, "reason": reason}
+    all_derived = measure_agreement("v", "sequence", ratings[:0], items[:0], more, formula="a / 2")
+    assert all_derived["ceiling"]["reason"].startswith("derived label: computed by a / 2, not rated")
+    assert items_for_review("v", "sequence", ratings, items, both, review_spread=1.0).empty
+    assert len(items_for_review("v", "sequence", ratings, items, both, min_raters_high_risk=4)) == 40
+
+
 @settings(max_examples=60, deadline=None)
 @given(st.data(), st.sampled_from(["sequence", "hierarchy"]))
 def test_any_ratings_give_strict_json_with_a_reason_for_each_gap(data, kind):

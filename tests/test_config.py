@@ -12,18 +12,19 @@ import yaml
 
 from perceive import config, io
 from perceive.features.lexical import LICENSABLE
-from perceive.variables import HIERARCHIES, REGRESSIONS, SUPPORTED
+from perceive.variables import HIERARCHIES, VARIABLES
 
 FOLDER = Path(__file__).resolve().parent.parent / "config"
 DEFAULT = config.Settings().model_dump(mode="json")
-TUNED = {f"tuning/{name}" for name in REGRESSIONS}
+TUNED = {f"tuning/{name}" for name, of in VARIABLES.items() if of.kind == "regression"}
 SEARCHED = {f"transformer/{name}" for name in HIERARCHIES}
+SEQUENCED = {"sequence/congruence", "sequence/comparator"}
 PATH_TREES = {"path_models/lx", "path_models/eb"}
 TRANSFORMER = {"path_models/transformer", "models/transformer", *SEARCHED}
 BASES = {"models/lx", "models/eb", "models/tm"}
 SEEDED = {
     "splits", "agreement", "blend", "evaluation", "export", "models/full", "models/transformer",
-    *BASES, *TUNED, *PATH_TREES, *TRANSFORMER,
+    "sequence_models/full", "sequence_models/gru", *BASES, *TUNED, *PATH_TREES, *TRANSFORMER, *SEQUENCED,
 }  # fmt: skip
 
 
@@ -63,7 +64,7 @@ def test_the_default_file_holds_every_default_and_a_comment_for_every_key() -> N
     lines = text.splitlines()
     for number, line in enumerate(lines):
         key = line.strip().partition(":")[0]
-        entries_of_a_map = {"en", "hinglish", *SUPPORTED, *DEFAULT["corpus"]["synthetic"]["categories"]}
+        entries_of_a_map = {"en", "hinglish", *VARIABLES, *DEFAULT["corpus"]["synthetic"]["categories"]}
         entries_of_a_map |= set(DEFAULT["gates"])
         if line and not line.lstrip().startswith(("#", "-")) and key not in entries_of_a_map:
             assert lines[number - 1].lstrip().startswith("# "), f"no comment above {line!r}"
@@ -75,7 +76,7 @@ def test_every_key_of_the_schema_has_a_description_and_a_default() -> None:
     without_default = {
         ("Range", "low"), ("Range", "high"), ("MappedColumn", "column"), ("Join", "file"),
         ("RatingTable", "file"), ("RatingTable", "labels"), ("Rung", "rows"), ("Rung", "epochs"),
-        ("AnnotationFile", "file"),
+        ("AnnotationFile", "file"), ("DerivedSettings", "formula"),
     }  # fmt: skip
     sections = {"": schema, **schema["$defs"]}
     assert len(sections) > 20
@@ -109,7 +110,7 @@ def test_presets_and_corpora_are_valid(path: Path) -> None:
 @pytest.mark.parametrize(
     ("key", "value", "said"),
     [
-        ("sead", 1, "sead: unknown key; did you mean 'seed'? Allowed here: results, variables, seed,"),
+        ("sead", 1, "sead: unknown key; did you mean 'seed'? Allowed here: results, variables, kinds, seed,"),
         ("splits.fold", 5, "splits.fold: unknown key; did you mean 'folds'? Allowed here: mode, boundary,"),
         ("models.lx.tree", 5, "models.lx.tree: unknown key; did you mean 'trees'?"),
         ("encoders.en.modell", "x", "did you mean 'model'? Allowed here: model, sha256, max_tokens"),
@@ -185,11 +186,10 @@ def test_presets_and_corpora_are_valid(path: Path) -> None:
             ["mood"],
             "variables: unknown variable 'mood'; choose from valence, arousal, willingness",
         ),
-        (
-            "variables",
-            ["congruence"],
-            "congruence is a sequence variable, which this version cannot train yet",
-        ),
+        ("kinds", {"invoked": "sequence"}, "invoked is a hierarchy and stays one"),
+        ("kinds", {"mood": "sequence"}, "kinds: unknown variable 'mood'; choose from valence, arousal"),
+        ("kinds", {"valence": "hierarchy"}, "kinds.valence: Input should be 'regression' or 'sequence'"),
+        ("sequence.space.length", {"high": 11}, "low and high must be at least 1 and at most 10"),
         (
             "transformer.encoder",
             "hinglish",
@@ -254,6 +254,7 @@ def test_defaults_of_a_map_stay_where_one_entry_is_given() -> None:
     )
     assert found.tuning.trials == {
         "valence": 3, "arousal": 80, "willingness": 60, "invoked": 60, "expressed": 60,
+        "congruence": 40, "comparator": 40,
     }  # fmt: skip
     assert found.encoders["en"] == config.Settings().encoders["en"]
     assert found.encoders["hinglish"].max_tokens == 64
@@ -301,7 +302,7 @@ def changed_slices(raw: dict[str, Any]) -> set[str]:
     [
         ({"results": "elsewhere"}, set()),
         ({"seed": 1}, SEEDED),
-        ({"privacy": {"salt": "mine"}}, {"splits", "portrait"}),
+        ({"privacy": {"salt": "mine"}}, {"splits", "portrait", "evaluation"}),
         ({"corpus": {"synthetic": {"noise": 2}}}, {"synthesize"}),
         ({"agreement": {"kappa": 0.6}}, {"agreement"}),
         ({"splits": {"near_duplicates": {"threshold": 0.9}}}, {"splits"}),
@@ -318,8 +319,12 @@ def changed_slices(raw: dict[str, Any]) -> set[str]:
         ({"models": {"lx": {"trees": 10}}}, {"models/lx"}),
         ({"models": {"tm": {"max_depth": 2}}}, {"models/tm"}),
         ({"models": {"transformer": {"epochs": 9}}}, {"models/transformer"}),
-        ({"models": {"max_bin": 255}}, {"models/full", *BASES, *TUNED, *PATH_TREES}),
-        ({"tuning": {"patience": 3}}, {*TUNED, *SEARCHED}),
+        ({"models": {"max_bin": 255}}, {"models/full", "sequence_models/full", *BASES, *TUNED, *PATH_TREES}),
+        ({"tuning": {"patience": 3}}, {*TUNED, *SEARCHED, *SEQUENCED}),
+        ({"tuning": {"pruning_startup": 3}}, {*TUNED, *SEQUENCED}),
+        ({"tuning": {"trials": {"comparator": 3}}}, {"sequence/comparator"}),
+        ({"sequence": {"max_epochs": 3}}, SEQUENCED),
+        ({"sequence": {"full": {"trees": 3}}}, {"sequence_models/full"}),
         ({"tuning": {"trials": {"invoked": 3}}}, {"transformer/invoked"}),
         ({"path_models": {"eb": {"trees": 3}}}, {"path_models/eb"}),
         ({"path_models": {"levels": 1}}, PATH_TREES),
@@ -332,7 +337,7 @@ def changed_slices(raw: dict[str, Any]) -> set[str]:
         ({"calibration": {"ridge": 1}}, {"calibration"}),
         ({"evaluation": {"bootstrap": 100}}, {"evaluation"}),
         ({"gates": {"valence": ["rmse <= 0.5"]}}, {"acceptance"}),
-        ({"gates": {"congruence": []}}, set()),
+        ({"gates": {"congruence": []}}, {"acceptance"}),
         ({"export": {"latency_repeats": 20}}, {"export"}),
     ],
 )
@@ -372,6 +377,7 @@ def other(key: str, value: Any) -> Any:
         "corpus.ratings": [{"file": "x.csv", "labels": {"valence": {"column": "V"}}}],
         "splits.boundary": "2025-03-05",
         "corpus.joins": [{"file": "x.csv"}],
+        "corpus.derived": {"comparator": {"formula": "abs(valence - usual(valence))"}},
         "features.licensed_lexicons": {"joy": "x"},
     }
     if key in special:
@@ -383,20 +389,20 @@ def other(key: str, value: Any) -> Any:
     if isinstance(value, int):
         return value + 1 if value < 250 or "max_tokens" not in key else value - 1
     if isinstance(value, float):
-        if "top_layers" in key:
+        if "top_layers" in key or "layers.low" in key or "layers.high" in key:
             return value + 1
         return value - 1 if value > 2 and value.is_integer() else value * 0.9 or 0.1
     return f"{value or 'x'}-other"
 
 
 def test_every_setting_reaches_a_slice() -> None:
-    # These say where and what, and are no input of a job; gates of variables that are not built are idle.
+    # These say where and what, and are no input of a job.
     exempt = {
         "results",
         "variables",
+        *(f"kinds.{name}" for name in DEFAULT["kinds"]),
         # Alone it is refused: the other language has no encoder of its own.
         "transformer.encoder",
-        *(f"gates.{name}" for name in DEFAULT["gates"] if name not in SUPPORTED),
     }
     silent = []
     for key, value in leaves(DEFAULT):
@@ -414,6 +420,21 @@ def test_slices_of_the_variables_that_are_built_only() -> None:
     assert {name for name in found if name.startswith("tuning/")} == {"tuning/arousal"}
     assert set(found["acceptance"]) == {"arousal"}
     assert found["tuning/arousal"]["trials"] == 80
+
+
+def test_the_kind_of_a_scale_is_configuration() -> None:
+    settings = config.validate({"variables": ["valence", "comparator"], "kinds": {"valence": "sequence"}})
+    assert settings.kind("valence") == "sequence" and settings.kind("arousal") == "regression"
+    assert settings.kind("comparator") == "sequence" and settings.kind("invoked") == "hierarchy"
+    found = config.slices(settings)
+    assert "tuning/valence" not in found and found["sequence/valence"]["trials"] == 80
+    assert "models/transformer" not in found
+
+
+def test_only_what_is_built_is_read() -> None:
+    assert config.Settings().reads("congruence") == ("invoked", "expressed", "valence", "arousal")
+    assert config.validate({"variables": ["comparator", "arousal"]}).reads("comparator") == ("arousal",)
+    assert config.validate({"variables": ["willingness"]}).reads("willingness") == ()
 
 
 def test_every_slice_is_plain_json() -> None:

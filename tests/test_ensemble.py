@@ -69,9 +69,8 @@ def train(seed: int = 0, trees: int = 12) -> RegressionEnsemble:
     predictions = np.column_stack([*of_trees, features[:, -1]])
     settings = {**SLICES["blend"], "max_trees": 6, "min_data_in_leaf": 20}
     loss = SquaredError(predictions, target)
-    ensemble = RegressionEnsemble(
-        bases, fit_blender(context, loss, np.arange(400) % 3, CONTEXT, settings).booster
-    )
+    blend = fit_blender(context, loss, np.arange(400) % 3, CONTEXT, settings)
+    ensemble = RegressionEnsemble(bases, blend.booster, network=TRANSFORMER)
     features, context, target = rows(300, seed + 100)
     raw = ensemble.predict(features, context)["raw"].to_numpy()
     return replace(ensemble, calibrator=fit_calibrator(raw, target, SLICES["calibration"]))
@@ -87,7 +86,7 @@ def ensemble() -> RegressionEnsemble:
 
 def test_each_base_reads_its_own_columns(ensemble: RegressionEnsemble) -> None:
     assert [len(ensemble.base_columns(name)) for name in TREES] == [15, 390, 13, 418]
-    assert ensemble.columns == (*ALL, TRANSFORMER) and ensemble.has_transformer
+    assert ensemble.columns == (*ALL, TRANSFORMER)
     for name in TREES:
         assert ensemble.base_columns(name) == base_columns(name)
 
@@ -102,7 +101,7 @@ def test_answers_of_other_variables_are_columns_before_the_transformers() -> Non
     predictions = np.column_stack([booster.predict(matrix), features[:, -1]])
     loss = SquaredError(predictions, 0.3 * target + 0.7 * sad)
     blend = fit_blender(context, loss, np.arange(300) % 3, CONTEXT, {**SLICES["blend"], "max_trees": 0})
-    ensemble = RegressionEnsemble({"full": booster}, blend.booster)
+    ensemble = RegressionEnsemble({"full": booster}, blend.booster, network=TRANSFORMER)
     assert ensemble.columns == (*names, TRANSFORMER)
     found = ensemble.predict(np.column_stack([matrix, features[:, -1]]), context)
     np.testing.assert_array_equal(found["full"], predictions[:, 0])
@@ -139,10 +138,15 @@ def test_it_is_read_from_its_files(ensemble: RegressionEnsemble, tmp_path: Path)
     ensemble.blender.save_model(str(blender))
     assert ensemble.calibrator is not None
     calibrator = Calibrator.from_dict(json.loads(json.dumps(ensemble.calibrator.to_dict())))
-    read = RegressionEnsemble.load([str(path) for path in paths], blender, calibrator)
-    assert tuple(read.bases) == TREES and read.has_transformer
+    read = RegressionEnsemble.load([str(path) for path in paths], blender, calibrator, TRANSFORMER)
+    assert tuple(read.bases) == TREES and read.network == TRANSFORMER
     features, context, _ = rows(50, 3)
     np.testing.assert_array_equal(read.predict(features, context), ensemble.predict(features, context))
+
+
+def test_a_blender_of_other_bases_is_refused(ensemble: RegressionEnsemble) -> None:
+    with pytest.raises(ValueError, match="weighs 5 base models, but there are 4"):
+        replace(ensemble, network=None)
 
 
 def test_no_rows_give_no_predictions(ensemble: RegressionEnsemble) -> None:

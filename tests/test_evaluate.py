@@ -1,4 +1,4 @@
-"""Baselines, the whole evaluation of a regression variable, and its plots."""
+"""Baselines, the whole evaluation of a regression and of a sequence, and their plots."""
 
 from __future__ import annotations
 
@@ -9,14 +9,32 @@ import warnings
 import numpy as np
 import pandas as pd
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from matplotlib.image import imread
+from sklearn.linear_model import Ridge
 
 from perceive.evaluation import evaluate, plots
-from perceive.evaluation.baselines import BASELINES, baselines, vader_scores
-from perceive.evaluation.bootstrap import bootstrap_interval, paired_gain
-from perceive.evaluation.evaluate import evaluate_regression
+from perceive.evaluation.baselines import (
+    BASELINE_LABELS,
+    BASELINES,
+    LAG_BASELINES,
+    baselines,
+    lag_baselines,
+    vader_scores,
+)
+from perceive.evaluation.bootstrap import OwnerBootstrap, bootstrap_interval, paired_gain
+from perceive.evaluation.evaluate import evaluate_regression, evaluate_sequence
 from perceive.evaluation.gates import DEFAULT_GATES, Gate, acceptance_table
 from perceive.evaluation.metrics import regression_metrics
+from perceive.evaluation.timelines import (
+    HISTORY_BUCKETS,
+    history_bucket,
+    history_lengths,
+    temporal_gain,
+    temporal_metrics,
+)
+from perceive.ledger import owner_key
 
 GOOD, BAD = "I love this wonderful happy day", "I hate this terrible awful day"
 
@@ -160,6 +178,132 @@ def test_baseline_errors():
         baselines("valence", TRAIN.head(0), TRAIN)
 
 
+# --- baselines of sequences
+
+
+def test_exponential_average_of_strictly_earlier_instants():
+    test = items(
+        [
+            ("a5", "a", 4, 0.2),
+            ("a4", "a", 3, 1.0),
+            ("b1", "b", 2, 0.5),
+            ("a1", "a", 1, 0.1),
+            ("a3", "a", 2, 0.7),
+            ("a2", "a", 2, 0.3),
+        ]
+    )
+    found = lag_baselines("congruence", TRAIN, test)
+    assert tuple(found) == LAG_BASELINES and set(found) < set(BASELINE_LABELS)
+    after_two = 0.3 * 0.5 + 0.7 * 0.1  # a2 and a3 are of one instant and count as one step
+    np.testing.assert_allclose(found["ema"], [0.3 * 1.0 + 0.7 * after_two, after_two, 0.3, 0.3, 0.1, 0.1])
+    shared = baselines("congruence", TRAIN, test)
+    for name in ("mean", "owner_mean", "last_value"):
+        np.testing.assert_array_equal(found[name], shared[name])
+
+
+def lagged(frame, mean):
+    """What the ridge knows, one item at a time."""
+    rows = []
+    for _, item in frame.iterrows():
+        past = frame[(frame["owner_id"] == item["owner_id"]) & (frame["timestamp"] < item["timestamp"])]
+        steps = past.groupby("timestamp")["observed"].mean()
+        ema = mean
+        for number, value in enumerate(steps):
+            ema = value if number == 0 else 0.3 * value + 0.7 * ema
+        hours = (item["timestamp"] - steps.index[-1]) / pd.Timedelta(hours=1) if len(steps) else 0
+        last = [steps.iloc[-lag] if len(steps) >= lag else mean for lag in (1, 2, 3)]
+        known = [float(len(steps) >= lag) for lag in (1, 2, 3)]
+        running = past["observed"].mean() if len(past) else mean
+        rows.append([*last, running, ema, *known, np.log1p(hours), np.log1p(len(past))])
+    return np.array(rows)
+
+
+def wandering(n, n_owners, seed, prefix):
+    """Owners whose labels drift, some items at one instant."""
+    rng = np.random.default_rng(seed)
+    rows, level = [], rng.uniform(0.2, 0.8, n_owners)
+    for i in range(n):
+        owner = int(rng.integers(n_owners))
+        level[owner] = np.clip(level[owner] + rng.normal(0, 0.1), 0, 1)
+        rows.append((f"{prefix}{i:04d}", f"{prefix}{owner}", i // 4, level[owner]))
+    return items(rows)
+
+
+def test_ridge_is_fitted_on_the_lags_of_train_and_reads_those_of_test():
+    train, test = wandering(300, 10, 0, "r"), wandering(100, 6, 1, "t").sample(frac=1, random_state=0)
+    mean = train["observed"].mean()
+    ridge = Ridge().fit(lagged(train, mean), train["observed"])
+    expected = np.clip(ridge.predict(lagged(test, mean)), 0, 1)
+    found = lag_baselines("congruence", train, test)
+    np.testing.assert_allclose(found["ridge_lags"], expected, atol=1e-9)
+    error = {name: np.sqrt(np.mean((values - test["observed"]) ** 2)) for name, values in found.items()}
+    assert min(error, key=error.get) in ("ridge_lags", "last_value")
+    assert error["ridge_lags"] < 0.8 * error["mean"]
+
+
+def test_ridge_stays_on_the_scale():
+    rising = items([(f"x{i}", f"x{i // 2}", i % 2, float(i % 2)) for i in range(200)])
+    test = items([("a1", "a", 0, 1.0), ("a2", "a", 500, 1.0), ("a3", "a", 501, 0.0), ("a4", "a", 502, 0.5)])
+    found = lag_baselines("congruence", rising, test)["ridge_lags"]
+    assert found.min() >= 0 and found.max() == 1
+
+
+TIMELINES = st.lists(
+    st.tuples(st.sampled_from("ab"), st.integers(0, 5), st.sampled_from([0.0, 0.2, 0.7, 1.0]), st.booleans()),
+    min_size=1,
+    max_size=15,
+)
+
+
+@settings(max_examples=60)
+@given(TIMELINES, st.data())
+def test_no_later_or_simultaneous_label_changes_a_lag_baseline(timeline, data):
+    rows = items([(f"i{i:02d}", owner, day, value) for i, (owner, day, value, _) in enumerate(timeline)])
+    tested = np.array([known for *_, known in timeline])
+    if not tested.any():
+        tested[0] = True
+    chosen = data.draw(st.sampled_from(np.flatnonzero(tested).tolist()))
+    item = rows.loc[chosen]
+    changed = rows.copy()
+    unseen = (rows["owner_id"] != item["owner_id"]) | (rows["timestamp"] >= item["timestamp"])
+    changed.loc[unseen, "observed"] = 1 - changed.loc[unseen, "observed"]
+    train = wandering(30, 3, 2, "r")
+    before, after = (
+        lag_baselines("congruence", train, frame[tested], frame[~tested]) for frame in (rows, changed)
+    )
+    position = int(tested[:chosen].sum())
+    for name in LAG_BASELINES:
+        assert before[name][position] == after[name][position], name
+
+
+def test_an_earlier_label_does_change_the_lag_baselines():
+    test = items([("a1", "a", 0, 0.1), ("a2", "a", 1, 0.5)])
+    train = wandering(100, 5, 3, "r")
+    before = lag_baselines("congruence", train, test)
+    after = lag_baselines("congruence", train, test.assign(observed=[0.9, 0.5]))
+    for name in set(LAG_BASELINES) - {"mean"}:
+        assert before[name][0] == after[name][0] and before[name][1] < after[name][1], name
+
+
+def test_lag_baselines_of_one_owner_do_not_grow_quadratically():
+    train = items([(f"x{i}", "x", i, i % 7 / 7) for i in range(10_000)])
+    test = items([(f"a{i}", "a", i, i % 5 / 5) for i in range(10_000)])
+    started = time.process_time()
+    lag_baselines("congruence", train, test)
+    assert time.process_time() - started < 1.5  # about .1 s on an idle core
+
+
+@pytest.mark.parametrize("rows", [0, 1])
+def test_lag_baselines_of_few_rows(rows):
+    found = lag_baselines("congruence", TRAIN.head(1), items([("a1", "a", 0, 0.9)]).head(rows))
+    for name, values in found.items():
+        np.testing.assert_allclose(values, [0.2] * rows, err_msg=name)
+    with pytest.raises(ValueError, match="no train rows"):
+        lag_baselines("congruence", TRAIN.head(0), TRAIN)
+    with pytest.raises(ValueError, match=r"test rows lack the columns \['timestamp'\]"):
+        lag_baselines("congruence", TRAIN, TRAIN.drop(columns="timestamp"))
+
+
 # --- the evaluation
 
 
@@ -286,6 +430,202 @@ def test_speed(test_rows, train_rows):
     started = time.process_time()
     evaluate_regression(test_rows, variable="valence", train=train_rows)
     assert time.process_time() - started < 10  # about 1.5 s on an idle core
+
+
+# --- the evaluation of a sequence
+
+
+def simulate_sequence(n=700, n_owners=40, seed=0, prefix="s"):
+    """As `simulate`, with labels that drift within each owner, a GRU, and the GRU without history."""
+    frame = simulate(n, n_owners, seed, prefix).sort_values(["owner_id", "timestamp"], ignore_index=True)
+    rng = np.random.default_rng(seed + 100)
+    drift = frame.groupby("owner_id")["observed"].transform(lambda values: values.ewm(alpha=0.4).mean())
+    frame["observed"] = np.clip(drift + rng.normal(0, 0.02, n), 0, 1)
+    for column, noise in {"gru": 0.06, "text_alone": 0.12}.items():
+        frame[column] = frame["observed"] + rng.normal(0, noise, n)
+    frame["raw"] = 0.5 + 0.6 * (frame["gru"] - 0.5)
+    frame["calibrated"] = frame["gru"] + rng.normal(0, 0.01, n)
+    frame["history"] = history_bucket(
+        history_lengths(frame["owner_id"], frame["timestamp"], frame["item_id"])
+    )
+    frame["owner"] = np.where(frame["owner_id"].str.contains("[0-4]$"), "seen", "unseen")
+    return frame
+
+
+@pytest.fixture(scope="module")
+def sequence_rows():
+    return simulate_sequence()
+
+
+@pytest.fixture(scope="module")
+def sequence_train():
+    return simulate_sequence(900, 50, seed=1, prefix="r")
+
+
+@pytest.fixture(scope="module")
+def sequence_result(sequence_rows, sequence_train):
+    return evaluate_sequence(sequence_rows, variable="congruence", train=sequence_train, n_bootstrap=100)
+
+
+def test_sequence_result_is_that_of_a_regression_and_more(sequence_result, sequence_rows, sequence_train):
+    text = json.dumps(sequence_result, allow_nan=False)
+    assert json.loads(text) == sequence_result
+    assert "secret-owner" not in text and "terrible" not in text and "s00000" not in text
+    bases = (*evaluate.BASES, "gru")
+    plain = evaluate_regression(
+        sequence_rows, variable="congruence", train=sequence_train, bases=bases, n_bootstrap=100
+    )
+    assert (plain["kind"], sequence_result["kind"]) == ("regression", "sequence")
+    assert set(sequence_result) - set(plain) == {
+        "lag_gain", "best_lag", "history_gain", "history_gain_temporal_r",
+    }  # fmt: skip
+    assert "temporal_r" not in plain["metrics"]["calibrated"]
+    for name in ("calibrated", "raw"):
+        assert plain["metrics"][name].items() <= sequence_result["metrics"][name].items()
+    for base in bases:
+        assert plain["bases"][base].items() <= sequence_result["bases"][base].items()
+    for name in ("n", "owners", "observed", "bootstrap", "best_base", "blend_gain", "reliability"):
+        assert plain[name] == sequence_result[name]
+    assert set(sequence_result["baselines"]) == {*LAG_BASELINES, "vader", "text_alone"}
+    for name in BASELINES:
+        assert plain["baselines"][name].items() <= sequence_result["baselines"][name].items()
+
+
+def test_temporal_metrics_stand_beside_the_others(sequence_result, sequence_rows):
+    owners, observed = sequence_rows["owner_id"], sequence_rows["observed"]
+    for part, name in (
+        ("metrics", "calibrated"), ("metrics", "raw"), ("bases", "lx"), ("baselines", "text_alone"),
+    ):  # fmt: skip
+        for metric, value in temporal_metrics(observed, sequence_rows[name], owners).items():
+            found = sequence_result[part][name][metric]
+            assert found["value"] == pytest.approx(value)
+            assert found["low"] < value < found["high"]
+    constant = sequence_result["baselines"]["mean"]
+    assert constant["temporal_r"]["value"] == 0 and constant["between_r"]["value"] is None
+
+
+def test_gains_of_a_sequence(sequence_result, sequence_rows):
+    observed, owners = sequence_rows["observed"], sequence_rows["owner_id"]
+    rmse = {name: of["rmse"]["value"] for name, of in sequence_result["baselines"].items()}
+    best = sequence_result["best_lag"]
+    assert best == min(LAG_BASELINES, key=rmse.__getitem__)
+    model = sequence_result["metrics"]["calibrated"]["rmse"]["value"]
+    gain = sequence_result["lag_gain"]
+    assert gain["value"] == pytest.approx(1 - model / rmse[best]) and gain["low"] < gain["value"]
+    gru, alone = sequence_rows["gru"], sequence_rows["text_alone"]
+    expected = paired_gain(observed, gru, alone, owners, n=100)
+    assert sequence_result["history_gain"] == pytest.approx(expected._asdict())
+    assert expected.low > 0.3  # the GRU has half the error
+    expected = temporal_gain(OwnerBootstrap(owners, n=100), observed, gru, alone)
+    assert sequence_result["history_gain_temporal_r"] == pytest.approx(expected._asdict())
+    assert expected.low > 0
+
+
+def test_a_network_that_history_confuses_has_a_negative_gain(sequence_rows, sequence_train):
+    frame = sequence_rows.rename(columns={"gru": "text_alone", "text_alone": "gru"})
+    found = evaluate_sequence(frame, variable="congruence", train=sequence_train, n_bootstrap=50)
+    assert found["history_gain"]["high"] < 0 and found["history_gain_temporal_r"]["high"] < 0
+    verdicts = {gate["metric"]: gate["verdict"] for gate in found["gates"]}
+    assert verdicts["history_gain"] == "fail" and verdicts["lag_gain"] == "pass"
+
+
+def test_text_alone_is_no_lag(sequence_rows, sequence_train):
+    frame = sequence_rows.assign(text_alone=sequence_rows["observed"])
+    found = evaluate_sequence(frame, variable="congruence", train=sequence_train, n_bootstrap=10)
+    assert found["best_baseline"] == "text_alone" and found["best_lag"] in LAG_BASELINES
+    assert found["history_gain"] == {"value": None, "low": None, "high": None}  # over a perfect reference
+
+
+def test_slices_by_history_and_by_owner(sequence_result, sequence_rows):
+    slices = sequence_result["slices"]
+    assert list(slices) == ["length_bucket", "language", "category", "history", "owner"]
+    assert tuple(slices["history"]) == HISTORY_BUCKETS and list(slices["owner"]) == ["seen", "unseen"]
+    first = slices["history"]["1"]
+    assert first["n"] == first["owners"] == 40
+    assert first["metrics"]["temporal_r"] == {"value": None, "low": None, "high": None}
+    long = sequence_rows[sequence_rows["history"] == "10+"]
+    found = slices["history"]["10+"]
+    expected = temporal_metrics(long["observed"], long["calibrated"], long["owner_id"])
+    assert {name: found["metrics"][name]["value"] for name in expected} == pytest.approx(expected)
+    expected = temporal_metrics(long["observed"], long["text_alone"], long["owner_id"])
+    assert {name: found["baselines"]["text_alone"][name] for name in expected} == pytest.approx(expected)
+
+
+def test_without_the_columns_there_are_no_such_slices(sequence_rows, sequence_train):
+    frame = sequence_rows.drop(columns=["history", "owner"])
+    found = evaluate_sequence(frame, variable="comparator", train=sequence_train, n_bootstrap=5)
+    assert list(found["slices"]) == ["length_bucket", "language", "category"]
+
+
+def test_gates_of_a_sequence(sequence_result):
+    table = acceptance_table({"congruence": sequence_result}).set_index("metric")
+    assert list(table.index) == ["rmse", "temporal_r", "lag_gain", "history_gain"]
+    temporal = {name: of["temporal_r"]["value"] for name, of in sequence_result["baselines"].items()}
+    best = max((name for name in temporal if temporal[name] is not None), key=temporal.__getitem__)
+    assert table.loc["temporal_r", ["baseline", "baseline_value"]].tolist() == [best, temporal[best]]
+    for metric in ("lag_gain", "history_gain"):
+        assert table.loc[metric, "value"] == sequence_result[metric]["value"]
+        assert table.loc[metric, "verdict"] == "pass" and pd.isna(table.loc[metric, "baseline"])
+    gates = [Gate.parse("congruence", "rmse[history=10+] <= 0.5"), Gate.parse("congruence", "between_r >= 0")]
+    again = acceptance_table({"congruence": sequence_result}, {"congruence": gates})
+    assert again["verdict"].tolist() == ["pass", "pass"]
+    assert again.loc[0, "value"] == sequence_result["slices"]["history"]["10+"]["metrics"]["rmse"]["value"]
+
+
+@pytest.mark.parametrize("rows", [0, 1, 2, 12])
+def test_tiny_test_splits_of_a_sequence(sequence_rows, sequence_train, rows, tmp_path):
+    frame = sequence_rows.head(rows)
+    found = evaluate_sequence(frame, variable="congruence", train=sequence_train, n_bootstrap=10)
+    json.dumps(found, allow_nan=False)
+    assert {gate["verdict"] for gate in found["gates"]} == {"undecided"}
+    assert all(path.stat().st_size > 5000 for path in draw_sequence(tmp_path, frame, found))
+
+
+def test_a_sequence_needs_the_network_without_history(sequence_rows, sequence_train):
+    with pytest.raises(ValueError, match=r"lack the columns \['text_alone'\]"):
+        evaluate_sequence(
+            sequence_rows.drop(columns="text_alone"), variable="congruence", train=sequence_train
+        )
+    with pytest.raises(ValueError, match="the gain of history of congruence needs 'gru' among the bases"):
+        evaluate_sequence(sequence_rows, variable="congruence", train=sequence_train, bases=evaluate.BASES)
+    broken = sequence_rows.assign(text_alone=sequence_rows["text_alone"].where(sequence_rows.index != 3))
+    with pytest.raises(ValueError, match="text_alone is not finite in 1 test rows"):
+        evaluate_sequence(broken, variable="congruence", train=sequence_train)
+
+
+def draw_sequence(folder, frame, found, suffix=".png"):
+    paths = [folder / f"{name}{suffix}" for name in ("timelines", "history")]
+    plots.timeline_plot(paths[0], "congruence", frame, salt="pepper")
+    model = found["metrics"]["calibrated"]
+    plots.history_plot(paths[1], "congruence", found["n"], found["slices"], model, found["baselines"])
+    return paths
+
+
+def test_plots_of_a_sequence(sequence_result, sequence_rows, tmp_path):
+    first = draw_sequence(tmp_path / "a", sequence_rows, sequence_result)
+    shuffled = sequence_rows.sample(frac=1, random_state=0)
+    again = draw_sequence(tmp_path / "b", shuffled, sequence_result)
+    for one, two in zip(first, again, strict=True):
+        assert imread(one).shape[1] > 600 and imread(one)[..., :3].std() > 0.05
+        assert one.read_bytes() == two.read_bytes()
+    timelines, history = (
+        path.read_text() for path in draw_sequence(tmp_path, sequence_rows, sequence_result, ".svg")
+    )
+    assert "secret-owner" not in timelines + history
+    sizes = sequence_rows["owner_id"].value_counts()
+    drawn = [owner for owner in sizes.index if owner_key(owner, "pepper")[:8] in timelines]
+    assert len(drawn) == 6 and sizes[drawn].min() >= sizes.drop(drawn).max()
+    assert "n = 700, 40 owners" in timelines and "n = 700" in history
+    for label in ("Perceive", BASELINE_LABELS[sequence_result["best_lag"]], "text alone", "(n=40)"):
+        assert label in history
+
+
+def test_timelines_of_many_items_end_with_the_last(sequence_rows, tmp_path):
+    n = 300
+    many = pd.concat([sequence_rows] * 2, ignore_index=True).head(n).assign(owner_id="one")
+    many["timestamp"] = pd.Timestamp("2025-01-01", tz="UTC") + pd.to_timedelta(np.arange(n), unit="h")
+    plots.timeline_plot(tmp_path / "many.svg", "congruence", many, n_owners=1, salt="pepper")
+    assert "last 200 of 300 items" in (tmp_path / "many.svg").read_text()
 
 
 # --- plots

@@ -81,8 +81,8 @@ def test_default_gates_are_the_contract():
         "willingness": ["mae <= 0.1", "spearman >= 0.45", "ece <= 0.08"],
         "invoked": ["macro_f1_core >= 0.75", "hierarchical_f1 >= 0.6", "path_validity >= 0.92"],
         "expressed": ["macro_f1_core >= 0.73", "hierarchical_f1 >= 0.58", "path_validity >= 0.92"],
-        "congruence": ["rmse <= 0.12", "temporal_r >= 0.55"],
-        "comparator": ["rmse <= 0.12", "temporal_r >= 0.55"],
+        "congruence": ["rmse <= 0.12", "temporal_r >= 0.55", "lag_gain >= 0.0", "history_gain >= 0.0"],
+        "comparator": ["rmse <= 0.12", "temporal_r >= 0.55", "lag_gain >= 0.0", "history_gain >= 0.0"],
     }
     assert gates_from_config(written) == DEFAULT_GATES
     assert all(gate.variable == variable for variable, gates in DEFAULT_GATES.items() for gate in gates)
@@ -101,11 +101,26 @@ def test_slices_without_a_column_name():
     st.sampled_from(sorted(METRIC_LABELS)),
     st.sampled_from(["<=", ">="]),
     st.floats(allow_nan=False, allow_infinity=False),
-    st.sampled_from([None, "category=self harm", "length_bucket=SHORT", "risk_level=MEDIUM", "language=en"]),
+    st.sampled_from(
+        [None, "category=self harm", "length_bucket=SHORT", "risk_level=MEDIUM", "language=en"]
+        + [f"history={bucket}" for bucket in ("1", "2-4", "5-9", "10+")]
+    ),
 )
 def test_parse_inverts_str(metric, op, threshold, part):
     gate = Gate("valence", metric, op, threshold, part)
     assert Gate.parse("valence", str(gate)) == gate
+
+
+def test_slices_of_sequences():
+    gate = Gate.parse("congruence", "rmse[history=10+] <= .1")
+    assert (gate.slice, gate.label, str(gate)) == (
+        "history=10+", "RMSE on history 10+ <= 0.1", "rmse[history=10+] <= 0.1",
+    )  # fmt: skip
+    assert Gate.parse("congruence", "temporal_r[owner=unseen]>=.5").label == (
+        "temporal r on unseen owners >= 0.5"
+    )
+    with pytest.raises(ValueError, match="needs its column"):
+        Gate.parse("congruence", "rmse[10+] <= .1")
 
 
 level_names = st.text("abz019_ .-é'()", min_size=1, max_size=9).map(str.strip).filter(bool)
@@ -315,6 +330,81 @@ def test_without_a_ceiling_gates_stand_alone(ceiling):
     table = acceptance_table({"valence": a_result(noise_ceiling=ceiling)})
     assert table["ceiling"].isna().all()
     assert not table["note"].fillna("").str.contains("ceiling").any()
+
+
+def a_sequence(**changes):
+    """A stored evaluation of a sequence, as small as the gates need it."""
+    baselines = {
+        "mean": {"rmse": numbers(0.2, 0.19, 0.21), "temporal_r": numbers(0.0, 0.0, 0.0)},
+        "ridge_lags": {"rmse": numbers(0.12, 0.11, 0.13), "temporal_r": numbers(0.3, 0.2, 0.4)},
+        "text_alone": {"rmse": numbers(0.15, 0.14, 0.16), "temporal_r": numbers(0.5, 0.4, 0.6)},
+    }
+    calibrated = {"rmse": numbers(0.11, 0.1, 0.115), "temporal_r": numbers(0.6, 0.56, 0.64)}
+    long = {
+        "n": 90,
+        "owners": 30,
+        "metrics": {"rmse": numbers(0.09, 0.08, 0.1), "temporal_r": numbers(None, None, None)},
+        "baselines": {"mean": {"rmse": 0.2}, "text_alone": {"rmse": 0.1}},
+    }
+    return {
+        "variable": "congruence",
+        "kind": "sequence",
+        "n": 500,
+        "owners": 60,
+        "metrics": {"calibrated": calibrated, "raw": {}},
+        "slices": {"history": {"1": {"n": 3, "owners": 3}, "10+": long}},
+        "baselines": baselines,
+        "lag_gain": numbers(0.08, 0.02, 0.14),
+        "history_gain": numbers(-0.02, -0.05, 0.01),
+        "noise_ceiling": {"rmse": 0.05},
+    } | changes
+
+
+def test_gates_of_a_sequence():
+    rmse, temporal, lag, history = judge_result(a_sequence(), DEFAULT_GATES["congruence"])
+    assert (rmse["verdict"], rmse["baseline"], rmse["ceiling"]) == ("pass", "ridge_lags", 0.05)
+    # The best in following its owners is not the best in RMSE.
+    assert (temporal["verdict"], temporal["baseline"], temporal["baseline_value"]) == (
+        "pass", "text_alone", 0.5,
+    )  # fmt: skip
+    assert temporal["ceiling"] is None
+    assert (lag["value"], lag["low"], lag["verdict"], lag["note"]) == (0.08, 0.02, "pass", None)
+    # A gain is compared with a baseline by itself.
+    assert (lag["baseline"], lag["baseline_value"], lag["ceiling"]) == (None, None, None)
+    assert (history["value"], history["verdict"]) == (-0.02, "undecided")
+    lost = judge_result(a_sequence(history_gain=numbers(-0.2, -0.3, -0.1)), DEFAULT_GATES["congruence"])[3]
+    assert lost["verdict"] == "fail"
+    assert lag["gate"] == "gain over lags >= 0" and history["gate"] == "gain of history >= 0"
+    lines = ["rmse[history=10+] <= 0.12", "rmse[history=1] <= 0.1", "temporal_r[history=10+] >= 0.5"]
+    long, first, undefined = judge_result(
+        a_sequence(), gates_from_config({"congruence": lines})["congruence"]
+    )
+    assert (long["value"], long["verdict"], long["baseline"]) == (0.09, "pass", "text_alone")
+    assert first["note"] == "not measured (n=3, owners=3)"
+    assert (undefined["verdict"], undefined["note"]) == ("undecided", "not measured (n=90, owners=30)")
+
+
+def test_gains_of_another_kind_are_not_measured():
+    gates = gates_from_config({"valence": ["lag_gain >= 0", "history_gain >= 0", "composite_r >= 0.5"]})
+    for row in judge_result(a_result(), gates["valence"]):
+        assert (row["verdict"], row["note"]) == ("undecided", "not measured (n=780, owners=120)")
+
+
+def test_a_derived_label_says_so_in_every_row():
+    lines = ["rmse <= 0.12", "rmse <= 0.01", "composite_r >= 0.5"]
+    gates = gates_from_config({"congruence": lines})
+    result = a_sequence(derived="1 - |invoked - expressed|")
+    notes = [row["note"] for row in judge_result(result, gates["congruence"])]
+    assert notes == [
+        "derived label",
+        "derived label; beyond the noise ceiling: no model can reach it on these labels",
+        "derived label; not measured (n=500, owners=60)",
+    ]
+    text = summary_text(acceptance_table({"congruence": result}, gates))
+    assert text.count("derived label") == 3 and "derived label; not measured" in text
+    for derived in (None, False, True):
+        rows = judge_result(a_sequence(derived=derived), gates["congruence"])
+        assert not any("derived" in (row["note"] or "") for row in rows)
 
 
 def test_best_of():

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from perceive.corpus import portrait
-from perceive.corpus.reader import Item, Reject
+from perceive.corpus.reader import Derived, Item, Reject
 
 DAY = 86_400_000_000
 
@@ -117,6 +117,17 @@ def test_pictures_name_no_owner_and_hold_no_text(tmp_path: Path, gathered: portr
         )
     assert drawn["moods"].count("owner ") == 3 and "true mood (sd)" in drawn["moods"]
     assert "38%" in drawn["pairs"].replace(" ", "") and "hinglish" in drawn["counts"]
+
+
+def test_derived_labels_are_shown_as_such(tmp_path: Path) -> None:
+    items = [an_item(n, labels={"congruence": (0.5, 1, float("nan"))}) for n in range(3)]
+    entries = [Derived(f"i{n}", name, 0.1 * n) for name in ("congruence", "comparator") for n in range(4)]
+    gathered = portrait.gather([*items, *entries])
+    assert list(gathered.scales["congruence"]) == [0.5] * 3 and not gathered.scales["comparator"]
+    assert np.allclose(gathered.derived["comparator"], [0, 0.1, 0.2, 0.3])
+    drawn = draw_all(tmp_path, gathered, ".svg")["labels"].read_text()
+    assert "congruence (4 derived)" in drawn and "comparator (derived)" in drawn
+    assert "n = 7" in drawn and drawn.count("no label") == 5
 
 
 def test_an_empty_corpus_can_be_drawn(tmp_path: Path) -> None:

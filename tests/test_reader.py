@@ -837,6 +837,30 @@ def test_value_maps_constants_joins_and_order(tmp_path):
     assert "joined table" in rejects[0].reason and "train, dev" in rejects[1].reason
 
 
+def test_two_tables_with_equal_columns_are_joined_under_other_names(tmp_path):
+    (tmp_path / "readers.csv").write_text("id,V,N\n1,5,7\n")
+    (tmp_path / "writers.tsv").write_text("key\tV\tN\n1\t2\t4\n")
+    joins = [
+        {"file": "readers.csv", "column": "id", "add": {"reader_V": "V"}},
+        {"file": "writers.tsv", "column": "id", "key": "key", "add": {"V2": "V", "N": "N"}},
+    ]
+    labels = {"valence": {"column": "V", "max": 5}, "arousal": {"column": "reader_V", "max": 5}}
+    options = {"columns": {"item_id": "id"}, "labels": labels}
+    content = "id,owner_id,text,timestamp,V\n1,o,t,2025-01-01,3\n"
+    [item], [], _ = read(tmp_path, content, "a.csv", joins=joins, **options)
+    assert {name: label[0] for name, label in item.labels.items()} == {"valence": 0.6, "arousal": 1.0}
+    assert json.loads(item.extra) == {"V2": "2", "N": "4"}
+    with pytest.raises(CorpusError, match="columns V are there already"):
+        read(tmp_path, content, "a.csv", joins=[{**joins[0], "add": {"V": "N"}}], **options)
+    with pytest.raises(CorpusError, match=r"readers.csv has no column 'W'"):
+        read(tmp_path, content, "a.csv", joins=[{**joins[0], "add": {"V3": "W"}}], **options)
+    for clash in ([{**joins[0], "add": ["N"]}, joins[1]], [{**joins[0], "add": ["V", "V"]}]):
+        with pytest.raises(
+            ValueError, match=r"add the columns [NV]; rename them by a map, e.g. add: {other_"
+        ):
+            CorpusSettings(joins=clash)
+
+
 def test_jsonl_takes_the_column_map_too(tmp_path):
     content = json.dumps({"who": 7, "body": "t", "at": 1740825000, "V": 2, "emotion": "Sad/Low"})
     options = {**CSV, "labels": {**CSV["labels"], "arousal": {"min": -1}}}

@@ -385,6 +385,30 @@ def test_joins_and_positions_are_taken_where_a_correction_has_the_column(tmp_pat
     assert (reject.field, reject.reason) == ("doc", "no row in the joined table")
 
 
+def test_what_formulas_read_is_corrected_like_labels(tmp_path):
+    derived = {
+        "congruence": {"formula": "1 - abs(r - w)", "columns": {"r": {"max": 4}, "w": {"column": "W"}}}
+    }
+    first = [whole(r=1, W=0.5), whole("i2", r=4)]
+    items, [], _ = read(tmp_path, [first], derived=derived)
+    assert items["i1"].inputs == [0.25, 0.5] and items["i2"].inputs == [1.0, None]
+    assert items["i1"].extra is None
+    later = [{"item_id": "i1", "r": 2, "W": None}, {"item_id": "i2", "text": "u", "W": ""}]
+    items, [], tally = read(tmp_path, [first, later], derived=derived)
+    assert items["i1"].inputs == [0.5, 0.5] and items["i2"].inputs == [1.0, None]
+    assert counts(tally) == {"corrected": 2}
+    items, [reject], tally = read(
+        tmp_path, [first, [{"item_id": "i1", "r": 1}, {"item_id": "i2", "W": 9}]], derived=derived
+    )
+    assert counts(tally) == {"unchanged": 1} and (reject.field, items["i2"].inputs) == ("W", [1.0, None])
+    gone = [{"item_id": "i1", "withdrawn": True, "r": "x"}]
+    items, [], tally = read(tmp_path, [first, gone, [whole(W=1)]], derived=derived)
+    assert items["i1"].inputs == [None, 1.0] and counts(tally) == {"restored": 1}
+    rounds = ["item_id,owner_id,text,timestamp,r,W\n1,o,t,2025-01-01,2,\n", "item_id,W\n1,1\n"]
+    items, [], tally = read(tmp_path, rounds, ".csv", derived=derived)
+    assert items["1"].inputs == [0.5, 1.0] and counts(tally) == {"corrected": 1}
+
+
 # --------------------------------------------------------------------------- against a model
 
 ANNOTATORS = ("ann", "bob", "cy")

@@ -796,3 +796,18 @@ def test_most_random_rounds_go_through(tmp_path):
         project.change("text", 6)
         passed += project.round("grouped_temporal")
     assert passed >= 8
+
+
+@given(st.lists(st.integers(0, 9), min_size=1, max_size=60), st.integers(1, 40), st.integers(0, 99))
+def test_a_sample_takes_whole_owners(owners: list[int], most: int, seed: int) -> None:
+    names = pd.Series([f"o{owner}" for owner in owners])
+    usable = np.array(owners) % 3 != 1
+    rows = splits.sample_owners(names, usable, most, seed=seed)
+    assert (np.diff(rows) > 0).all() and usable[rows].all()
+    taken = set(names.iloc[rows])
+    assert set(rows) == {row for row in np.flatnonzero(usable) if names[row] in taken}, "all of an owner's"
+    sizes = names[usable].value_counts()
+    if usable.sum() <= most:
+        assert len(rows) == usable.sum()
+    else:
+        assert len(rows) >= most and len(rows) - min(sizes[list(taken)]) < most + max(sizes)

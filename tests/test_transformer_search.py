@@ -12,7 +12,6 @@ from typing import Any
 
 import numpy as np
 import optuna
-import pandas as pd
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -31,13 +30,10 @@ from perceive.evaluation.hierarchy import decode, encode
 from perceive.transformer import search as module
 from perceive.transformer.backbone import Backbone, load_backbone
 from perceive.transformer.losses import one_hot
-from perceive.transformer.model import Scales
 from perceive.transformer.search import (
     TransformerSearch,
     climbs,
     hierarchy_error,
-    sample_owners,
-    scales_error,
 )
 from perceive.transformer.states import StateStore, TextTokenizer
 from perceive.transformer.training import Examples, Hyperparameters
@@ -116,21 +112,6 @@ def test_the_first_trial_has_the_defaults_within_the_space(whole: TransformerSea
     first = whole.table().iloc[0]
     assert (first["top_layers"], first["gamma"]) == (2, 2.0)
     assert first["learning_rate"] == 1e-3 and first["epochs"] == 3, "the nearest values that the space has"
-
-
-@given(st.lists(st.integers(0, 9), min_size=1, max_size=60), st.integers(1, 40), st.integers(0, 99))
-def test_a_sample_takes_whole_owners(owners: list[int], most: int, seed: int) -> None:
-    names = pd.Series([f"o{owner}" for owner in owners])
-    usable = np.array(owners) % 3 != 1
-    rows = sample_owners(names, usable, most, seed=seed)
-    assert (np.diff(rows) > 0).all() and usable[rows].all()
-    taken = set(names.iloc[rows])
-    assert set(rows) == {row for row in np.flatnonzero(usable) if names[row] in taken}, "all of an owner's"
-    sizes = names[usable].value_counts()
-    if usable.sum() <= most:
-        assert len(rows) == usable.sum()
-    else:
-        assert len(rows) >= most and len(rows) - min(sizes[list(taken)]) < most + max(sizes)
 
 
 def test_the_best_trial_is_told_with_how_the_search_went(whole: TransformerSearch) -> None:
@@ -271,22 +252,6 @@ def test_trials_that_diverge_are_pruned(
     assert search.table().loc[0, ["rung_0", "rung_1", "rung_2"]].isna().all()
 
 
-def test_a_regressor_is_searched_without_the_hyperparameters_of_hierarchies(
-    world: tuple[Examples, Backbone, np.ndarray], tmp_path: Path
-) -> None:
-    examples, backbone, codes = world
-    scales = np.stack([codes[:, 0] * 0.5 + 0.2, codes[:, 2] * 0.1], axis=1).astype(np.float32)
-    scales[:5] = np.nan
-    regression = replace(examples, targets=[scales], output=Scales(("valence", "arousal")))
-    settings = {**SETTINGS, "trials": 2}
-    search = TransformerSearch(
-        tmp_path / "journal", "tr", regression, FOLDS, scales_error(scales), backbone, settings, F32
-    )
-    search.run()
-    assert "gamma" not in search.table() and search.best()["error"] < 1.5
-    assert not {*range(5)} & {*search._folds[0][1].tolist()}, "rows without a label are no rows to score on"
-
-
 def test_too_few_folds_are_refused(world: tuple[Examples, Backbone, np.ndarray], tmp_path: Path) -> None:
     examples, backbone, codes = world
     nothing = replace(examples, targets=[t * (np.arange(ROWS) >= 30)[:, None] for t in examples.targets])
@@ -321,11 +286,3 @@ def test_the_error_of_a_hierarchy_is_what_the_gates_ask_for() -> None:
     assert error([level[[3, 0]] for level in exact], np.array([3, 0])) == pytest.approx(0.0), (
         "rows are followed"
     )
-
-
-def test_the_error_of_scales_is_relative_and_skips_gaps() -> None:
-    targets = np.array([[0.0, 0.2], [1.0, 0.4], [np.nan, 0.3]], dtype=np.float32)
-    error = scales_error(targets)
-    assert error([np.nan_to_num(targets)], np.arange(3)) == pytest.approx(0.0, abs=1e-6)
-    answers = np.array([[0.5, 0.3]] * 3, dtype=np.float32)
-    assert error([answers], np.arange(3)) == pytest.approx(1.0, rel=1e-5)

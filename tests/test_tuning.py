@@ -240,7 +240,7 @@ def test_the_best_as_it_is_stored(whole: Search) -> None:
     near = complete[complete["rmse"] <= best["best_rmse"] * 1.005]
     assert best["cost"] == near["cost"].min()
     assert best["pruned"] == (found["state"] == "pruned").sum()
-    assert (best["trials"], best["budget"], best["stopped_early"]) == (12, 12, False)
+    assert (best["trials"], best["budget"], best["stopped_by"]) == (12, 12, "budget")
 
 
 def test_patience_ends_the_search(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
@@ -248,8 +248,8 @@ def test_patience_ends_the_search(tmp_path: Path, caplog: pytest.LogCaptureFixtu
         found = search(tmp_path / "study.journal", trials=20, patience=3, min_gain=0.9)
         found.run()
     assert len(found.table()) == 4, "the first trial is a gain, and the next three are none"
-    assert found.best()["stopped_early"]
-    assert "stopped after 3 trials without a gain of 0.9" in caplog.text
+    assert found.best()["stopped_by"] == "patience"
+    assert "stopped by patience after 4 trials" in caplog.text
 
 
 def test_folds_without_labels_are_left_out(tmp_path: Path, whole: Search) -> None:

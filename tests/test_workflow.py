@@ -22,11 +22,12 @@ import yaml
 from safetensors import safe_open
 
 from perceive.corpus.synthesize import generate, scaled
-from perceive.variables import CORES, HIERARCHIES, REGRESSIONS
-from perceive.variables import VARIABLES as ALL_VARIABLES
+from perceive.variables import CORES, HIERARCHIES, VARIABLES
 
 REPOSITORY = Path(__file__).resolve().parent.parent
-VARIABLES = [*REGRESSIONS, *HIERARCHIES]
+REGRESSIONS = [name for name, of in VARIABLES.items() if of.kind == "regression"]
+SEQUENCES = [name for name, of in VARIABLES.items() if of.kind == "sequence"]
+SCALES = [*REGRESSIONS, *SEQUENCES]
 SMALL = {
     "corpus": {"name": "small", "annotations": ["annotations.jsonl"]},
     "tuning": {
@@ -40,6 +41,7 @@ SMALL = {
     },
     "path_models": {base: {"trees": 4} for base in ("lx", "eb")},
     "transformer": {"space": {"top_layers": {"low": 0, "high": 1}, "epochs": {"low": 2, "high": 2}}},
+    "sequence": {"full": {"trees": 20, "num_leaves": 7}, "max_epochs": 3},
     "blend": {"max_trees": 8, "min_data_in_leaf": 20},
     "evaluation": {"bootstrap": 100},
     "export": {"latency_repeats": 20, "adversarial_rows": 500},
@@ -82,7 +84,7 @@ class Project:
         plan: dict[str, set[str]] = collections.defaultdict(set)
         for line in lines:
             if line[-1] != "no update":
-                plan[line[2]] |= set(ALL_VARIABLES) & set(re.split(r"[/.]", line[0]))
+                plan[line[2]] |= set(VARIABLES) & set(re.split(r"[/.]", line[0]))
         return dict(plan)
 
     def records(self) -> list[dict]:
@@ -158,7 +160,7 @@ pytestmark = pytest.mark.workflow
 
 
 def test_every_scale_has_its_artifacts(project: Project) -> None:
-    for variable in REGRESSIONS:
+    for variable in SCALES:
         for name in (
             f"corpus/labels/{variable}.parquet", f"corpus/agreement/{variable}.json",
             f"oof/{variable}/full.npy", f"tuning/{variable}/best.json",
@@ -171,10 +173,13 @@ def test_every_scale_has_its_artifacts(project: Project) -> None:
         proof = json.loads((project.results / f"export/{variable}/parity.json").read_text())
         leaves = {name: share for name, share in proof["leaf_equality"].items() if name != "rows"}
         assert set(leaves) == {"lx", "eb", "tm", "full", "blender"} and set(leaves.values()) == {1.0}
-        regressor = json.loads((project.results / f"export/{variable}/transformer/parity.json").read_text())
-        assert {name: of["rmse"] <= 0.005 for name, of in regressor["precisions"].items()} == {
-            "fp32": True, "fp16": True, "int8": True,
-        }  # fmt: skip
+        network = "gru" if variable in SEQUENCES else "transformer"
+        network_proof = json.loads((project.results / f"export/{variable}/{network}/parity.json").read_text())
+        assert set(network_proof["precisions"]) == {"fp32", "fp16", "int8"}
+        for precision, found in network_proof["precisions"].items():
+            assert found["rmse"] <= 0.005
+            path = project.results / f"export/{variable}/{network}/{precision}/model.xml"
+            assert path.stat().st_size > 0
         assert proof["val"]["rmse"] <= 1e-5
 
 
@@ -216,6 +221,27 @@ def test_willingness_reads_out_of_fold_cores(project: Project) -> None:
     audit = json.loads((project.results / "oof/willingness/audit.json").read_text())
     verdicts = {check["name"]: check["verdict"] for check in audit["checks"]}
     assert verdicts["upstream_in_graph"] == verdicts["upstream_out_of_fold"] == "pass"
+
+
+def test_sequences_read_out_of_fold_answers_and_are_judged_by_the_baselines(project: Project) -> None:
+    cores = [f"{name}_{core}" for name in HIERARCHIES for core in CORES]
+    read = {"congruence": [*cores, "valence_answer", "arousal_answer"]}
+    read["comparator"] = ["valence_answer", "arousal_answer"]
+    for variable, names in read.items():
+        model = (project.results / f"models/{variable}/full/model.txt").read_text()
+        header = next(line for line in model.splitlines() if line.startswith("feature_names="))
+        assert header.split()[-len(names) :] == names
+        network = json.loads((project.results / f"models/{variable}/gru/model.json").read_text())
+        assert network["shape"]["columns"][418:-1] == names
+        audit = json.loads((project.results / f"oof/{variable}/audit.json").read_text())
+        verdicts = {check["name"]: check["verdict"] for check in audit["checks"]}
+        assert verdicts["upstream_in_graph"] == verdicts["upstream_out_of_fold"] == "pass"
+        metrics = json.loads((project.results / f"evaluation/{variable}/metrics.json").read_text())
+        assert metrics["kind"] == "sequence" and set(metrics["bases"]) == {"lx", "eb", "tm", "full", "gru"}
+        assert {"ridge_lags", "ema", "text_alone"} < set(metrics["baselines"])
+        assert set(metrics["slices"]["history"]) == {"1", "2-4", "5-9", "10+"}
+        table = pd.read_csv(project.results / "acceptance.tsv", sep="\t").set_index("variable")
+        assert {"lag_gain", "history_gain", "temporal_r"} < set(table.loc[variable, "metric"])
 
 
 def test_the_acceptance_table_is_complete(project: Project) -> None:
@@ -345,28 +371,44 @@ def test_lost_metadata_rebuilds_nothing(unchanged: Project) -> None:
 
 # What a changed label of any variable touches: the annotators are compared and the corpus drawn again.
 ABOUT_THE_CORPUS = {"agreement", "review", "portrait", "summary"}
-EXPORTS = {"export", "export_paths", "export_transformer"}
-TREE_CHAIN = {"tuning", "oof", "audit_oof", "models", "blend", "calibration", "evaluation", "export"}
-CHAIN = TREE_CHAIN | {
-    "labels", "oof_transformer", "models_transformer", "answers_transformer", "export_transformer",
+EXPORTS = {"export", "export_paths", "export_transformer", "export_sequence"}
+EVALUATIONS = {"evaluation", "evaluation_paths", "evaluation_sequence"}
+# Of every scale, of a regression alone, and of a sequence alone.
+SCALE_CHAIN = {"oof", "audit_oof", "models", "blend", "calibration", "export"}
+REGRESSION_CHAIN = {"tuning", "evaluation"}
+TRANSFORMER_CHAIN = {"oof_transformer", "models_transformer", "answers_transformer", "export_transformer"}
+SEQUENCE_CHAIN = {
+    "tuning_sequence", "oof_sequence", "models_sequence", "answers_sequence", "evaluation_sequence",
+    "export_sequence",
 }  # fmt: skip
+CHAIN = {"labels"} | SCALE_CHAIN | REGRESSION_CHAIN | TRANSFORMER_CHAIN
 PATH_CHAIN = {
-    "labels", "tuning_transformer", "oof_transformer", "oof_paths", "audit_oof", "models_transformer",
-    "models_paths", "blend_paths", "answers", "calibration_paths", "evaluation_paths", "export_paths",
+    "labels", "tuning_transformer", "oof_transformer", "oof_paths", "models_transformer", "models_paths",
+    "blend_paths", "answers", "calibration_paths", "evaluation_paths", "export_paths",
 }  # fmt: skip
 
 
-def test_a_corrected_label_rebuilds_its_variable_alone(unchanged: Project) -> None:
+def variables_of(plan: dict[str, set[str]], rules: set[str]) -> set[str]:
+    """The variables that all of these rules run for, each for the same ones."""
+    first, *rest = (plan[rule] for rule in sorted(rules))
+    assert all(names == first for names in rest), {rule: plan[rule] for rule in rules}
+    return first
+
+
+def test_a_corrected_label_rebuilds_its_variable_and_who_reads_it(unchanged: Project) -> None:
     records = unchanged.records()
     for annotation in records[3]["annotations"]:
         labels = annotation["perception_labels"]
         labels["valence"] = 0.9 if labels["valence"] < 0.5 else 0.1
     unchanged.write(records)
     plan = unchanged.planned("all")
-    assert set(plan) == CHAIN | ABOUT_THE_CORPUS | {"acceptance"}
-    assert {name for rule in CHAIN | {"agreement"} for name in plan[rule]} == {"valence"}
-    # A target builds its own chain, and this one is not affected.
-    assert unchanged.planned("arousal") == {}
+    assert set(plan) == CHAIN | SEQUENCE_CHAIN | ABOUT_THE_CORPUS | {"answers_scale", "acceptance"}
+    own = CHAIN - SCALE_CHAIN | {"agreement", "answers_scale"}
+    assert variables_of(plan, own) == {"valence"}
+    assert variables_of(plan, SEQUENCE_CHAIN) == {"congruence", "comparator"}
+    assert variables_of(plan, SCALE_CHAIN) == {"valence", "congruence", "comparator"}
+    # A target builds its own chain, and these are not affected.
+    assert unchanged.planned("arousal") == {} and unchanged.planned("willingness") == {}
 
 
 def test_a_corrected_path_rebuilds_its_variable_and_who_reads_it(unchanged: Project) -> None:
@@ -375,19 +417,36 @@ def test_a_corrected_path_rebuilds_its_variable_and_who_reads_it(unchanged: Proj
         annotation["perception_labels"]["invoked"] = "Sad/Depressed/Hopeless"
     unchanged.write(records)
     plan = unchanged.planned("all")
-    assert set(plan) == PATH_CHAIN | TREE_CHAIN | ABOUT_THE_CORPUS | {"acceptance"}
-    assert {name for rule in PATH_CHAIN - {"audit_oof"} for name in plan[rule]} == {"invoked"}
-    assert {name for rule in TREE_CHAIN - {"audit_oof"} for name in plan[rule]} == {"willingness"}
-    assert plan["audit_oof"] == {"invoked", "willingness"}
-    assert unchanged.planned("expressed") == {} and unchanged.planned("valence") == {}
+    readers = SCALE_CHAIN | REGRESSION_CHAIN | SEQUENCE_CHAIN
+    assert set(plan) == PATH_CHAIN | readers | ABOUT_THE_CORPUS | {"acceptance"}
+    assert variables_of(plan, PATH_CHAIN) == {"invoked"}
+    assert variables_of(plan, REGRESSION_CHAIN) == {"willingness"}
+    assert variables_of(plan, SEQUENCE_CHAIN) == {"congruence"}
+    assert variables_of(plan, SCALE_CHAIN - {"audit_oof"}) == {"willingness", "congruence"}
+    assert plan["audit_oof"] == {"invoked", "willingness", "congruence"}
+    assert unchanged.planned("expressed") == {} and unchanged.planned("comparator") == {}
+
+
+def test_a_corrected_label_of_a_sequence_rebuilds_it_alone(unchanged: Project) -> None:
+    records = unchanged.records()
+    for annotation in records[3]["annotations"]:
+        annotation["perception_labels"]["comparator"] = 0.5
+    unchanged.write(records)
+    plan = unchanged.planned("all")
+    own = {"labels"} | SCALE_CHAIN | SEQUENCE_CHAIN
+    assert set(plan) == own | ABOUT_THE_CORPUS | {"acceptance"}
+    assert variables_of(plan, own | {"agreement"}) == {"comparator"}
 
 
 def test_a_label_of_a_variable_that_is_not_built_trains_nothing(unchanged: Project) -> None:
+    unchanged.configure(variables=[name for name in VARIABLES if name != "congruence"])
+    before = unchanged.planned("all")
     records = unchanged.records()
     records[3]["annotations"][0]["perception_labels"]["congruence"] = 0.5
     unchanged.write(records)
     plan = unchanged.planned("all")
-    assert set(plan) == ABOUT_THE_CORPUS and plan["agreement"] == {"congruence"}
+    assert set(before) == {"acceptance"}
+    assert set(plan) == ABOUT_THE_CORPUS | {"acceptance"} and plan["agreement"] == {"congruence"}
 
 
 def test_another_rater_of_the_same_ratings_trains_nothing(unchanged: Project) -> None:
@@ -396,9 +455,10 @@ def test_another_rater_of_the_same_ratings_trains_nothing(unchanged: Project) ->
     unchanged.write(records)
     plan = unchanged.planned("all")
     # The gates look at the ceiling, which the raters decide.
-    assert set(plan) == ABOUT_THE_CORPUS | {"evaluation", "evaluation_paths", "acceptance"}
-    assert plan["agreement"] == set(ALL_VARIABLES)
+    assert set(plan) == ABOUT_THE_CORPUS | EVALUATIONS | {"acceptance"}
+    assert plan["agreement"] == set(VARIABLES)
     assert plan["evaluation"] == set(REGRESSIONS) and plan["evaluation_paths"] == set(HIERARCHIES)
+    assert plan["evaluation_sequence"] == set(SEQUENCES)
 
 
 def test_a_later_round_corrects_and_withdraws(unchanged: Project) -> None:
@@ -453,8 +513,9 @@ def test_a_new_item_rebuilds_what_must_see_it(unchanged: Project) -> None:
     [
         ({"gates": {"valence": ["rmse <= 0.5"]}}, {"acceptance"}),
         ({"export": {**SMALL["export"], "adversarial_rows": 600}}, EXPORTS),
-        ({"evaluation": {"bootstrap": 120}}, {"evaluation", "evaluation_paths", "acceptance"}),
-        ({"calibration": {"max_knots": 5}}, {"calibration", "evaluation", "acceptance", "export"}),
+        ({"evaluation": {"bootstrap": 120}}, EVALUATIONS | {"acceptance"}),
+        ({"calibration": {"max_knots": 5}},
+         {"calibration", "evaluation", "evaluation_sequence", "acceptance", "export"}),
         ({"privacy": {"salt": "perceive"}}, set()),
     ],
     ids=["gate", "export", "evaluation", "calibration", "same value"],
@@ -529,7 +590,7 @@ def test_a_missing_corpus_says_where_it_is_to_be_had(unchanged: Project) -> None
 def test_the_embedded_corpus_is_planned_without_annotations(unchanged: Project) -> None:
     unchanged.configure(corpus={"name": "synthetic", "annotations": []}, results="elsewhere")
     plan = unchanged.planned("all")
-    assert "synthesize" in plan and plan["oof"] == set(REGRESSIONS)
+    assert "synthesize" in plan and plan["oof"] == set(SCALES)
     chain = unchanged.planned("valence")
     assert "evaluation" not in chain
     assert {name for rule in CHAIN - {"evaluation"} for name in chain[rule]} == {"valence"}

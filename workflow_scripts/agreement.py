@@ -16,11 +16,13 @@ def main(snakemake: Snakemake) -> None:
     corpus = CorpusSettings.model_validate(io.read_json(snakemake.input.ingest))
     settings = io.read_json(snakemake.input.settings)
     ratings, items, labels = rating_frames(corpus, Path.cwd(), variable.name)
+    derived = corpus.derived.get(variable.name)  # type: ignore[call-overload]
     of = (variable.name, variable.kind, ratings, items, labels)
     measured = measure_agreement(
         *of,
         required_kappa=settings["kappa"],
         bias_corrected=corpus.aggregation.bias_correction,
+        formula=derived.formula if derived else None,
         seed=settings["seed"],
     )
     review = items_for_review(

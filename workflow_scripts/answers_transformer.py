@@ -1,4 +1,4 @@
-"""What one scale's transformer answers for every item: out of fold in train, by the final model elsewhere."""
+"""What one scale's transformer answers for the items of val and test."""
 
 from pathlib import Path
 
@@ -7,7 +7,6 @@ import pandas as pd
 from snakemake.iocontainers import Snakemake
 
 from perceive import io, job
-from perceive.answers import fill
 from perceive.features.matrix import TRANSFORMER
 from perceive.transformer.inputs import Source, examples, extra_inputs, machine, no_targets
 from perceive.transformer.model import load
@@ -34,10 +33,9 @@ def main(snakemake: Snakemake) -> None:
     )
     output = model.shape.output
     of = examples(variable, served, no_targets(output, len(served)), output, extra, source.store)
-    answers = fill(len(items), split, io.read_npy(snakemake.input.predictions))
-    answers[rows] = predict(model, of, np.arange(len(served)), machine(settings, snakemake.threads))[0]
-    frame = pd.DataFrame({"item_id": items["item_id"], TRANSFORMER: answers[:, 0]})
-    io.write_parquet(snakemake.output.answers, frame[frame[TRANSFORMER].notna()])
+    answers = predict(model, of, np.arange(len(served)), machine(settings, snakemake.threads))[0]
+    frame = pd.DataFrame({"item_id": served["item_id"], TRANSFORMER: answers[:, 0]})
+    io.write_parquet(snakemake.output.answers, frame)
 
 
 if __name__ == "__main__":

@@ -2,13 +2,13 @@
 
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 from snakemake.iocontainers import Snakemake
 
 from perceive import io, job
 from perceive.answers import blended
 from perceive.audit import audit_variable
-from perceive.features.matrix import PATH_BASES
 from perceive.features.store import upstream_names, with_upstream
 
 STAGES = {"train": "training", "val": "calibration", "test": "evaluation"}
@@ -42,15 +42,16 @@ def main(snakemake: Snakemake) -> None:
     train_ids = split_items.loc[split_items["split"] == "train", "item_id"]
     # Not what they were filled with, but what the out-of-fold arrays of the other variables say they are.
     upstream = {}
-    per_variable = len(PATH_BASES)
-    for number, (path, weights) in enumerate(
-        zip(snakemake.input.upstream, snakemake.input.upstream_weights, strict=True)
-    ):
-        arrays = snakemake.input.upstream_oof[number * per_variable : (number + 1) * per_variable]
-        answers = blended([io.read_npy(of_base) for of_base in arrays], io.read_npy(weights))
+    arrays: dict[str, list[np.ndarray]] = {}
+    for path in snakemake.input.upstream_oof:
+        array = io.read_npy(path)
+        arrays.setdefault(Path(path).parent.name, []).append(array.reshape(len(array), -1))
+    for path, weights in zip(snakemake.input.upstream, snakemake.input.upstream_weights, strict=True):
+        name = Path(path).parent.name
+        answers = blended(arrays[name], io.read_npy(weights))
         names = upstream_names([path])
         frame = pd.DataFrame(answers[:, : len(names)], columns=names)
-        upstream[Path(path).parent.name] = frame.assign(item_id=train_ids.to_numpy())
+        upstream[name] = frame.assign(item_id=train_ids.to_numpy())
     report = audit_variable(
         variable,
         items=io.read_parquet(snakemake.input.corpus, ["item_id", "owner_id", "text"]),

@@ -1,5 +1,7 @@
 """Calibrate one variable on the validation split."""
 
+from pathlib import Path
+
 from snakemake.iocontainers import Snakemake
 
 from perceive import io, job
@@ -11,10 +13,12 @@ from perceive.features.store import ITEM_COLUMNS, labelled, model_inputs, read_l
 def main(snakemake: Snakemake) -> None:
     labels = read_labels(snakemake.input.labels)
     features = with_upstream(
-        io.read_parquet(snakemake.input.features), [*snakemake.input.upstream, snakemake.input.transformer]
+        io.read_parquet(snakemake.input.features), [*snakemake.input.upstream, snakemake.input.network]
     )
     rows = labelled(features, labels)
-    ensemble = RegressionEnsemble.load(snakemake.input.models, snakemake.input.blender)
+    ensemble = RegressionEnsemble.load(
+        snakemake.input.models, snakemake.input.blender, network=Path(snakemake.input.network).stem
+    )
     items = io.read_parquet(snakemake.input.corpus, ITEM_COLUMNS)
     raw = ensemble.predict(*model_inputs(rows, items, ensemble.columns))["raw"]
     observed = labels.loc[rows["item_id"]].to_numpy()

@@ -1,5 +1,7 @@
 """Export one variable to OpenVINO, prove that it answers as the models do, and time it."""
 
+from pathlib import Path
+
 import numpy as np
 from snakemake.iocontainers import Snakemake
 
@@ -14,10 +16,15 @@ def main(snakemake: Snakemake) -> None:
     settings = io.read_json(snakemake.input.settings)
     # Parity and latency are measured on val: the test split is for the evaluation alone.
     rows = with_upstream(
-        io.read_parquet(snakemake.input.features), [*snakemake.input.upstream, snakemake.input.transformer]
+        io.read_parquet(snakemake.input.features), [*snakemake.input.upstream, snakemake.input.network]
     )
     calibrator = Calibrator.from_dict(io.read_json(snakemake.input.calibrator))
-    ensemble = RegressionEnsemble.load(snakemake.input.models, snakemake.input.blender, calibrator)
+    ensemble = RegressionEnsemble.load(
+        snakemake.input.models,
+        snakemake.input.blender,
+        calibrator,
+        network=Path(snakemake.input.network).stem,
+    )
     items = io.read_parquet(snakemake.input.corpus, ITEM_COLUMNS)
     features, context = model_inputs(rows, items, ensemble.columns)
     parity, latency = export_variable(

@@ -13,9 +13,10 @@ def main(snakemake: Snakemake) -> None:
     settings = CorpusSettings.model_validate(io.read_json(snakemake.input.settings))
     variable = snakemake.wildcards.variable
     if not ingest_labels(settings, Path.cwd(), variable, snakemake.output.labels):
+        formula = " (its formula in corpus.derived gives none)" if variable in settings.derived else ""
         raise ValueError(
-            f"the corpus {settings.name!r} has no label of {variable}; label some items, correct "
-            "corpus.labels, or take the variable out of `variables`"
+            f"the corpus {settings.name!r} has no label of {variable}{formula}; label some items, correct "
+            "corpus.labels or corpus.derived, or take the variable out of `variables`"
         )
 
 

@@ -7,12 +7,12 @@ from snakemake.iocontainers import Snakemake
 
 from perceive import io, job
 from perceive.features.path_store import read_paths
-from perceive.splits import fold_members
+from perceive.splits import fold_members, sample_owners
 from perceive.taxonomy import load_taxonomy
 from perceive.transformer.inputs import Source, examples, extra_inputs, machine
 from perceive.transformer.losses import one_hot
 from perceive.transformer.model import Hierarchy
-from perceive.transformer.search import TransformerSearch, hierarchy_error, sample_owners
+from perceive.transformer.search import TransformerSearch, hierarchy_error
 from perceive.tuning import journal_path, publish
 
 

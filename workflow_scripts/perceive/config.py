@@ -33,7 +33,7 @@ from pydantic.json_schema import GenerateJsonSchema
 
 from perceive.corpus.settings import CorpusSettings
 from perceive.evaluation.gates import DEFAULT_GATES, Gate
-from perceive.variables import SUPPORTED, VARIABLES
+from perceive.variables import HIERARCHIES, SCALES, VARIABLES, Kind
 
 
 class ConfigError(ValueError):
@@ -392,6 +392,53 @@ class TransformerSettings(Section):
     space: TransformerSpace = Field(TransformerSpace(), description="Range of each hyperparameter.")
 
 
+class SequenceSpace(Section):
+    hidden: Annotated[Range, _within(1, 1024, whole=True)] = Field(
+        Range(low=16, high=96), description="Size of an item's code and of the GRU's state, on a log scale."
+    )
+    layers: Annotated[Range, _within(1, 8, whole=True)] = Field(
+        Range(low=1, high=2), description="Layers of the GRU."
+    )
+    length: Annotated[Range, _within(1, 10, whole=True)] = Field(
+        Range(low=3, high=10), description="Items that it sees: the latest of the owner, its own included."
+    )
+    dropout: Annotated[Range, _within(0, 0.9)] = Field(
+        Range(low=0.0, high=0.5), description="Dropout of the codes and before the head."
+    )
+    learning_rate: Annotated[Range, _within(0, 0.1, above=True)] = Field(
+        Range(low=3e-4, high=5e-3), description="Rate of the training, on a log scale."
+    )
+    weight_decay: Annotated[Range, _within(0, 10, above=True)] = Field(
+        Range(low=1e-3, high=0.3), description="Decay of the weights, on a log scale."
+    )
+
+
+class SequenceSettings(Section):
+    full: BaseModelSettings = Field(
+        BaseModelSettings(trees=250, num_leaves=15, feature_fraction=0.5),
+        description="Trees on the 418 features and the predictions of other variables.",
+    )
+    max_epochs: int = Field(30, ge=1, le=1000, description="Passes over the training rows at most.")
+    stopping_epochs: int = Field(
+        3, ge=1, description="A fold of the search stops after this many epochs without a gain."
+    )
+    batch_rows: int = Field(64, ge=1, le=4096, description="Rows of a training step.")
+    max_rows: int = Field(
+        8000,
+        ge=10,
+        description="The search works on a sample of the training owners with about so many rows; the models "
+        "learn from all.",
+    )
+    time_limit_s: float = Field(
+        300.0, gt=0, description="Seconds after which the search of a variable begins no further trial."
+    )
+    space: SequenceSpace = Field(
+        SequenceSpace(),
+        description="Range of each hyperparameter. Whether the embedding, lexical and temporal features are "
+        "read is searched, too.",
+    )
+
+
 def _check_variables(names: Iterable[str]) -> None:
     for name in names:
         if name not in VARIABLES:
@@ -400,7 +447,15 @@ def _check_variables(names: Iterable[str]) -> None:
 
 class TuningSettings(Section):
     trials: dict[str, Annotated[int, Field(ge=1)]] = Field(
-        {"valence": 80, "arousal": 80, "willingness": 60, "invoked": 60, "expressed": 60},
+        {
+            "valence": 80,
+            "arousal": 80,
+            "willingness": 60,
+            "invoked": 60,
+            "expressed": 60,
+            "congruence": 40,
+            "comparator": 40,
+        },
         description="Budget of trials per variable.",
     )
     patience: int = Field(12, ge=1, description="Stop after this many trials without a gain of min_gain.")
@@ -490,7 +545,12 @@ class Settings(Section):
         description="Folder of all outputs. Give each corpus its own to keep them all.",
     )
     variables: list[str] = Field(
-        list(SUPPORTED), min_length=1, description=f"Variables to build, out of: {', '.join(SUPPORTED)}."
+        list(VARIABLES), min_length=1, description=f"Variables to build, out of: {', '.join(VARIABLES)}."
+    )
+    kinds: dict[str, Literal["regression", "sequence"]] = Field(
+        {name: variable.kind for name, variable in VARIABLES.items() if variable.kind != "hierarchy"},
+        description="How a scale is modelled. regression: from the text and the timeline's features, with a "
+        "transformer; sequence: with a recurrent network (GRU) over the person's latest items.",
     )
     seed: int = Field(137, ge=0, lt=2**31, description="Seed of everything random.")
     privacy: PrivacySettings = Field(
@@ -513,11 +573,15 @@ class Settings(Section):
     )
     tuning: TuningSettings = Field(
         TuningSettings(),
-        description="Search for the full-feature model of a scale; trials, patience, min_gain and tolerance "
-        "hold for the transformer's search, too.",
+        description="Search for the full-feature model of a regression; trials, patience, min_gain and "
+        "tolerance hold for the searches of the transformer and of the GRU, too.",
     )
     transformer: TransformerSettings = Field(
         TransformerSettings(), description="The transformer of invoked and expressed, and its search."
+    )
+    sequence: SequenceSettings = Field(
+        SequenceSettings(),
+        description="The GRU of congruence and comparator, its search, and trees beside it.",
     )
     blend: BlendSettings = Field(BlendSettings(), description="The softmax-constrained meta-blender.")
     calibration: CalibrationSettings = Field(
@@ -540,16 +604,21 @@ class Settings(Section):
     @classmethod
     def _known_variables(cls, names: list[str]) -> list[str]:
         for name in names:
-            if name in VARIABLES and name not in SUPPORTED:
-                raise ValueError(
-                    f"{name} is a {VARIABLES[name].kind} variable, which this version cannot train yet; "
-                    f"choose from {', '.join(SUPPORTED)}"
-                )
             if name not in VARIABLES:
-                raise ValueError(f"unknown variable {name!r}; choose from {', '.join(SUPPORTED)}")
+                raise ValueError(f"unknown variable {name!r}; choose from {', '.join(VARIABLES)}")
         if len(set(names)) != len(names):
             raise ValueError("a variable is named twice")
         return names
+
+    @field_validator("kinds")
+    @classmethod
+    def _kinds_of_scales(cls, kinds: dict[str, str]) -> dict[str, str]:
+        for name in kinds:
+            if name in HIERARCHIES:
+                raise ValueError(f"{name} is a hierarchy and stays one; only a scale's kind can be chosen")
+            if name not in SCALES:
+                raise ValueError(f"unknown variable {name!r}; choose from {', '.join(SCALES)}")
+        return kinds
 
     @field_validator("gates")
     @classmethod
@@ -578,16 +647,13 @@ class Settings(Section):
             raise ValueError(f"tuning.trials lacks {', '.join(missing)}")
         return self
 
-    def reads(self, variable: str) -> tuple[str, ...]:
-        """Variables whose out-of-fold answers are inputs of this one: those of the graph that are built.
+    def kind(self, variable: str) -> Kind:
+        """How a variable is modelled."""
+        return self.kinds.get(variable, VARIABLES[variable].kind)
 
-        The scales among them join with the variables that read scales.
-        """
-        return tuple(
-            name
-            for name in VARIABLES[variable].reads
-            if name in self.variables and VARIABLES[name].kind == "hierarchy"
-        )
+    def reads(self, variable: str) -> tuple[str, ...]:
+        """Variables whose out-of-fold answers are inputs of this one: those of the graph that are built."""
+        return tuple(name for name in VARIABLES[variable].reads if name in self.variables)
 
     def ledger_path(self) -> str:
         """Path of the sticky ledger with ``{corpus}`` filled in."""
@@ -691,23 +757,31 @@ def slices(settings: Settings) -> dict[str, Any]:
     }
     search = {key: dump["tuning"][key] for key in ("patience", "min_gain", "tolerance")}
     learner = {"max_bin": settings.models.max_bin, "seed": settings.seed}
-    kinds = {VARIABLES[name].kind for name in settings.variables}
+    kinds = {settings.kind(name) for name in settings.variables}
     for name in settings.variables:
         trials = {"trials": settings.tuning.trials[name]}
-        if VARIABLES[name].kind == "hierarchy":
+        if settings.kind(name) == "hierarchy":
             parts[f"transformer/{name}"] = {**dump["transformer"], **search, **trials, **transformer}
+        elif settings.kind(name) == "sequence":
+            of_search = {key: value for key, value in dump["sequence"].items() if key != "full"}
+            startup = {"pruning_startup": dump["tuning"]["pruning_startup"], "seed": settings.seed}
+            parts[f"sequence/{name}"] = {**of_search, **search, **trials, **startup}
         else:
             parts[f"tuning/{name}"] = {**dump["tuning"], **trials, **learner}
-    if "regression" in kinds:
+    if kinds & {"regression", "sequence"}:
         for base in ("lx", "eb", "tm"):
             parts[f"models/{base}"] = {**dump["models"][base], **learner}
+        parts["calibration"] = dump["calibration"]
+    if "sequence" in kinds:
+        parts["sequence_models/full"] = {**dump["sequence"]["full"], **learner}
+        parts["sequence_models/gru"] = {"seed": settings.seed}
+    if "regression" in kinds:
         parts["models/full"] = learner
         batch = {"batch_rows": settings.transformer.batch_rows}
         parts["models/transformer"] = {
             **transformer,
             "parameters": {**dump["models"]["transformer"], **batch},
         }
-        parts["calibration"] = dump["calibration"]
     if "hierarchy" in kinds:
         for base in ("lx", "eb"):
             of_base = {**dump["path_models"][base], "levels": settings.path_models.levels}
@@ -715,6 +789,8 @@ def slices(settings: Settings) -> dict[str, Any]:
         parts["path_models/transformer"] = transformer
     for stage in ("blend", "evaluation", "export"):
         parts[stage] = {**dump[stage], "seed": settings.seed}
+    # Plots name owners by their hash.
+    parts["evaluation"] |= dump["privacy"]
     return parts
 
 

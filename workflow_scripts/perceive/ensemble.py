@@ -1,4 +1,4 @@
-"""The assembled regression model of one variable: base models, blender, calibrator."""
+"""The assembled model of one scale: base models, blender, calibrator."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import pandas as pd
 from scipy.special import softmax
 
 from perceive.calibration import Calibrator
-from perceive.features.matrix import ALL, TRANSFORMER
+from perceive.features.matrix import ALL
 
 _KNOWN = frozenset(ALL)
 
@@ -29,22 +29,31 @@ class RegressionEnsemble:
         Raw scores, one per base model.
     calibrator : Calibrator or None
         None before calibration.
+    network : str or None
+        Name of a further base model, the blender's last, whose answer is the last column of the matrix: the
+        transformer, or the GRU.
+
+    Raises
+    ------
+    ValueError
+        If the blender weighs another number of base models.
     """
 
     bases: dict[str, lgb.Booster]
     blender: lgb.Booster
     calibrator: Calibrator | None = None
+    network: str | None = None
 
-    @property
-    def has_transformer(self) -> bool:
-        """Whether the blender weighs one base model more: the transformer, whose answer is a column."""
-        return self.blender.num_model_per_iteration() == len(self.bases) + 1
+    def __post_init__(self) -> None:
+        weighed, given = self.blender.num_model_per_iteration(), len(self.bases) + (self.network is not None)
+        if weighed != given:
+            raise ValueError(f"the blender weighs {weighed} base models, but there are {given}")
 
     @property
     def columns(self) -> tuple[str, ...]:
-        """Columns of the matrix: the 418 features, the answers of other variables, the transformer's."""
+        """Columns of the matrix: the 418 features, the answers of other variables, the network's."""
         read = dict.fromkeys(name for booster in self.bases.values() for name in booster.feature_name())
-        own = (TRANSFORMER,) if self.has_transformer else ()
+        own = (self.network,) if self.network else ()
         return (*ALL, *(name for name in read if name not in _KNOWN), *own)
 
     def base_columns(self, base: str) -> list[int]:
@@ -54,11 +63,15 @@ class RegressionEnsemble:
 
     @classmethod
     def load(
-        cls, models: Sequence[str | Path], blender: str | Path, calibrator: Calibrator | None = None
+        cls,
+        models: Sequence[str | Path],
+        blender: str | Path,
+        calibrator: Calibrator | None = None,
+        network: str | None = None,
     ) -> RegressionEnsemble:
         """Read the model files; a base model's name is the name of its file's folder."""
         bases = {Path(path).parent.name: lgb.Booster(model_file=str(path)) for path in models}
-        return cls(bases, lgb.Booster(model_file=str(blender)), calibrator)
+        return cls(bases, lgb.Booster(model_file=str(blender)), calibrator, network)
 
     def predict(self, features: np.ndarray, context: np.ndarray) -> pd.DataFrame:
         """Predict.
@@ -77,8 +90,8 @@ class RegressionEnsemble:
         columns = {}
         for name, booster in self.bases.items():
             columns[name] = np.asarray(booster.predict(features[:, self.base_columns(name)]))
-        if self.has_transformer:
-            columns[TRANSFORMER] = features[:, -1].astype(np.float64)
+        if self.network:
+            columns[self.network] = features[:, -1].astype(np.float64)
         predictions = np.column_stack(list(columns.values()))
         alpha = softmax(
             np.asarray(self.blender.predict(context, raw_score=True)).reshape(predictions.shape), axis=1

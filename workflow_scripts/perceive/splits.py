@@ -710,3 +710,29 @@ def fold_members(split_items: pd.DataFrame, fold: int) -> tuple[list[str], list[
 def _fold_masks(split_items: pd.DataFrame, fold: int) -> tuple[np.ndarray, np.ndarray]:
     train = (split_items["split"] == "train").to_numpy(dtype=bool)
     return train, train & (split_items["fold"] == fold).to_numpy(dtype=bool, na_value=False)
+
+
+def sample_owners(owners: pd.Series, usable: np.ndarray, most: int, *, seed: int) -> np.ndarray:
+    """Rows of randomly chosen owners: about ``most``, or all usable rows where there are no more.
+
+    Parameters
+    ----------
+    owners : Series of shape (n,)
+    usable : ndarray of shape (n,)
+    most : int
+        No owner is begun after so many rows.
+
+    Returns
+    -------
+    ndarray of int
+        In ascending order.
+    """
+    rows = np.flatnonzero(usable)
+    codes, names = pd.factorize(owners.iloc[rows], sort=True)
+    if len(rows) <= most:
+        return rows
+    order = np.random.default_rng(seed).permutation(len(names))
+    sizes = np.bincount(codes, minlength=len(names))[order]
+    taken = order[np.cumsum(sizes) - sizes < most]
+    logger.info("the search works on a sample: %d of %d owners", len(taken), len(names))
+    return rows[np.isin(codes, taken)]

@@ -173,8 +173,123 @@ class KernelLock(BaseJournalFileLock):
             self._handle = None
 
 
-class Search:
-    """A resumable search.
+class ResumableSearch:
+    """A search whose study lies in a journal file; a subclass says what a trial is.
+
+    Parameters
+    ----------
+    journal : Path
+        The study's journal file; a new one is begun where absent.
+    name : str
+        The study's name.
+    settings : mapping
+        ``trials``, ``patience``, ``min_gain``, ``tolerance``, ``seed`` and, for a bound on the time,
+        ``time_limit_s``.
+    pruner : BasePruner, optional
+    """
+
+    def __init__(
+        self,
+        journal: Path,
+        name: str,
+        settings: Mapping[str, Any],
+        pruner: optuna.pruners.BasePruner | None = None,
+    ) -> None:
+        optuna.logging.set_verbosity(optuna.logging.WARNING)
+        journal.parent.mkdir(parents=True, exist_ok=True)
+        drop_partial_line(journal)
+        self._settings = settings
+        self.study = optuna.create_study(
+            storage=JournalStorage(JournalFileBackend(str(journal), lock_obj=KernelLock(journal))),
+            study_name=name,
+            direction="minimize",
+            load_if_exists=True,
+            sampler=self._sampler(0),
+            pruner=pruner or optuna.pruners.NopPruner(),
+        )
+
+    def _objective(self, trial: optuna.Trial) -> float:
+        """What a trial is judged by; notes the attribute ``cost`` of what it would serve."""
+        raise NotImplementedError
+
+    def _known_good(self) -> dict[str, Any] | None:
+        """Hyperparameters that are tried first, so that one trial is sound."""
+        return None
+
+    def _told(self, trial: FrozenTrial) -> str:
+        """A finished trial in a few words, for the log."""
+        return "pruned" if trial.state == TrialState.PRUNED else f"RMSE {trial.value:.4f}"
+
+    def _sampler(self, number: int) -> optuna.samplers.BaseSampler:
+        return optuna.samplers.TPESampler(
+            seed=self._settings["seed"] + number, multivariate=True, n_startup_trials=8
+        )
+
+    def finished(self) -> list[FrozenTrial]:
+        """Trials that count against the budget: complete or pruned."""
+        return self.study.get_trials(deepcopy=False, states=(TrialState.COMPLETE, TrialState.PRUNED))
+
+    def spent(self, done: Sequence[FrozenTrial]) -> float:
+        """Seconds that finished trials took, those before a resumption included."""
+        return float(sum(trial.duration.total_seconds() for trial in done if trial.duration is not None))
+
+    def stopped_by(self) -> str | None:
+        """Why the search has ended: budget, patience or time; None while it has not."""
+        done = self.finished()
+        if len(done) >= self._settings["trials"]:
+            return "budget"
+        if stalled(done, self._settings["patience"], self._settings["min_gain"]):
+            return "patience"
+        # Without a complete trial there would be nothing to choose from.
+        complete = any(trial.state == TrialState.COMPLETE for trial in done)
+        return "time" if complete and self.spent(done) >= self._settings.get("time_limit_s", np.inf) else None
+
+    def run(self) -> None:
+        """Run trials until the budget or the time is spent, or the search has stalled."""
+        # A killed worker leaves a trial that runs for ever; its place is taken by a new one.
+        for trial in self.study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
+            self.study.tell(trial.number, state=TrialState.FAIL)
+        known_good = self._known_good()
+        if known_good and not self.study.get_trials(deepcopy=False):
+            self.study.enqueue_trial(known_good)
+        name = self.study.study_name
+        if done := self.finished():
+            log.info("%s: resumed after %d trials", name, len(done))
+        while self.stopped_by() is None:
+            # Seeded by the number: a resumed search proposes what the uninterrupted one would have.
+            self.study.sampler = self._sampler(len(self.finished()))
+            self.study.optimize(self._objective, n_trials=1)
+            done = self.finished()
+            best = min(
+                (t.value for t in done if t.value is not None and t.state == TrialState.COMPLETE),
+                default=np.nan,
+            )
+            log.info(
+                "%s: trial %d of %d: %s (best %.4f, %.0f s)",
+                name, len(done), self._settings["trials"], self._told(done[-1]), best, self.spent(done),
+            )  # fmt: skip
+        log.info("%s: stopped by %s after %d trials", name, self.stopped_by(), len(self.finished()))
+
+    def chosen(self) -> tuple[FrozenTrial, dict[str, Any]]:
+        """The chosen trial, and how the search went as a JSON value."""
+        done = self.finished()
+        chosen = choose(done, self._settings["tolerance"])
+        return chosen, {
+            "trial": done.index(chosen),
+            "trials": len(done),
+            "pruned": sum(t.state == TrialState.PRUNED for t in done),
+            "budget": self._settings["trials"],
+            "stopped_by": self.stopped_by(),
+            "seconds": round(self.spent(done), 1),
+        }
+
+    def best_value(self) -> float:
+        """The least error of a complete trial."""
+        return min(t.value for t in self.finished() if t.state == TrialState.COMPLETE and t.value is not None)
+
+
+class Search(ResumableSearch):
+    """The search for the full-feature model of a scale.
 
     Parameters
     ----------
@@ -207,10 +322,12 @@ class Search:
         *,
         threads: int,
     ) -> None:
-        optuna.logging.set_verbosity(optuna.logging.WARNING)
-        journal.parent.mkdir(parents=True, exist_ok=True)
-        drop_partial_line(journal)
-        self._settings = settings
+        super().__init__(
+            journal,
+            name,
+            settings,
+            optuna.pruners.MedianPruner(n_startup_trials=settings["pruning_startup"], n_warmup_steps=0),
+        )
         self._threads = threads
         self._folds = [fold for fold in folds if len(fold.target) and len(fold.val_target)]
         if not self._folds:
@@ -220,21 +337,6 @@ class Search:
             train = dataset(fold.features, fold.target, names, max_bin=settings["max_bin"])
             val = lgb.Dataset(fold.val_features, fold.val_target, reference=train, free_raw_data=True)
             self._data.append((train, val))
-        self.study = optuna.create_study(
-            storage=JournalStorage(JournalFileBackend(str(journal), lock_obj=KernelLock(journal))),
-            study_name=name,
-            direction="minimize",
-            load_if_exists=True,
-            sampler=self._sampler(0),
-            pruner=optuna.pruners.MedianPruner(
-                n_startup_trials=settings["pruning_startup"], n_warmup_steps=0
-            ),
-        )
-
-    def _sampler(self, number: int) -> optuna.samplers.BaseSampler:
-        return optuna.samplers.TPESampler(
-            seed=self._settings["seed"] + number, multivariate=True, n_startup_trials=8
-        )
 
     def _train(self, fold: int, parameters: Mapping[str, Any]) -> list[float]:
         """Squared error on the fold's validation rows after each round."""
@@ -272,51 +374,16 @@ class Search:
                 raise optuna.TrialPruned
         return rmse
 
-    def finished(self) -> list[FrozenTrial]:
-        """Trials that count against the budget: complete or pruned."""
-        return self.study.get_trials(deepcopy=False, states=(TrialState.COMPLETE, TrialState.PRUNED))
-
-    def run(self) -> None:
-        """Run trials until the budget is spent or the search has stalled."""
-        # A killed worker leaves a trial that runs for ever; its place is taken by a new one.
-        for trial in self.study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
-            self.study.tell(trial.number, state=TrialState.FAIL)
-        budget, patience = self._settings["trials"], self._settings["patience"]
-        done = self.finished()
-        if done:
-            log.info("%s: resumed after %d trials", self.study.study_name, len(done))
-        while len(done) < budget and not stalled(done, patience, self._settings["min_gain"]):
-            self.study.sampler = self._sampler(len(done))
-            self.study.optimize(self._objective, n_trials=1)
-            done = self.finished()
-            last = done[-1]
-            value = "pruned" if last.state == TrialState.PRUNED else f"RMSE {last.value:.4f}"
-            best = min(
-                (t.value for t in done if t.value is not None and t.state == TrialState.COMPLETE),
-                default=np.nan,
-            )
-            log.info(
-                "%s: trial %d of %d: %s (best %.4f)", self.study.study_name, len(done), budget, value, best
-            )
-        if len(done) < budget:
-            log.info("%s: stopped after %d trials without a gain of %g", self.study.study_name, patience,
-                     self._settings["min_gain"])  # fmt: skip
-
     def best(self) -> dict[str, Any]:
         """The chosen trial as a JSON value: parameters, trees, RMSE, cost, and how the search went."""
-        done = self.finished()
-        chosen = choose(done, self._settings["tolerance"])
+        chosen, course = self.chosen()
         return {
             "parameters": {**chosen.params, "max_bin": self._settings["max_bin"]},
             "trees": chosen.user_attrs["trees"],
             "rmse": chosen.value,
-            "best_rmse": min(t.value for t in done if t.state == TrialState.COMPLETE and t.value is not None),
+            "best_rmse": self.best_value(),
             "cost": chosen.user_attrs["cost"],
-            "trial": done.index(chosen),
-            "trials": len(done),
-            "pruned": sum(t.state == TrialState.PRUNED for t in done),
-            "budget": self._settings["trials"],
-            "stopped_early": len(done) < self._settings["trials"],
+            **course,
         }
 
     def table(self) -> pd.DataFrame:

@@ -1,7 +1,6 @@
 """The seven perception variables: what kind of model each one is, and which others it reads.
 
 This is the whole cross-variable graph: a changed label of X rebuilds X and the variables that read X.
-A further kind of model joins by an entry in ``SUPPORTED_KINDS`` and the rules of its stages.
 """
 
 from __future__ import annotations
@@ -21,7 +20,8 @@ class Variable:
     name : str
         As it stands in ``perception_labels`` and in every artifact's path.
     kind : str
-        ``regression`` (LightGBM), ``hierarchy`` (transformer) or ``sequence`` (GRU).
+        ``regression`` (LightGBM and a transformer), ``hierarchy`` (transformer) or ``sequence`` (GRU).
+        The configuration can make a regression a sequence, or the reverse.
     reads : tuple of str
         Variables whose out-of-fold predictions are inputs of this one.
     """
@@ -45,13 +45,7 @@ VARIABLES: dict[str, Variable] = {
 }
 
 SCALES: tuple[str, ...] = tuple(v.name for v in VARIABLES.values() if v.kind != "hierarchy")
-REGRESSIONS: tuple[str, ...] = tuple(v.name for v in VARIABLES.values() if v.kind == "regression")
 HIERARCHIES: tuple[str, ...] = tuple(v.name for v in VARIABLES.values() if v.kind == "hierarchy")
 
 CORES: tuple[str, ...] = ("Happy", "Strong", "Peaceful", "Sad", "Angry", "Fearful")
 """First level of the emotion hierarchy."""
-
-SUPPORTED_KINDS: tuple[Kind, ...] = ("regression", "hierarchy")
-"""Kinds that this version can train; labels of the other variables are validated and stored all the same."""
-
-SUPPORTED: tuple[str, ...] = tuple(v.name for v in VARIABLES.values() if v.kind in SUPPORTED_KINDS)

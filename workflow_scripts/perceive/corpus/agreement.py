@@ -38,6 +38,7 @@ def measure_agreement(
     required_kappa: float = 0.70,
     levels: tuple[str, ...] = ("core", "nuance", "micro"),
     bias_corrected: bool = False,
+    formula: str | None = None,
     min_items: int = MIN_SLICE_ITEMS,
     seed: int = 137,
 ) -> dict[str, Any]:
@@ -56,12 +57,15 @@ def measure_agreement(
         ``item_id, language, category``; values may be missing.
     labels : DataFrame
         ``item_id`` and ``value`` or the levels: the aggregated labels that models learn and are tested on.
+        Of scales also ``derived``, where any label may be: computed, not rated.
     required_kappa : float
         What each coefficient must reach.
     levels : tuple of str
         The columns of the levels, from the top.
     bias_corrected : bool
         The labels of a scale are means of ratings whose raters' biases were removed.
+    formula : str, optional
+        Of the derived labels.
     min_items : int
         Slices with fewer items rated twice have no coefficients.
     seed : int
@@ -74,7 +78,8 @@ def measure_agreement(
         (ratings), ``ratings_per_item`` (number of ratings: items); ``coefficients``; ``by_language,
         by_category`` (each ``{value: {n_items, coefficients}}``); ``ceiling``, of
         :func:`perceive.corpus.ceiling.measure_scale_ceiling` or ``measure_hierarchy_ceiling``, or
-        ``{"metrics": {}, "reason": ...}``.
+        ``{"metrics": {}, "reason": ...}``; with a formula ``derived`` (``{formula, items}``), and no ceiling
+        where it gave any label.
 
         A coefficient is ``{value, requirement, met}``; value and met are null, with a ``reason``, where it
         cannot be computed. Scales have ``icc_1, icc_k, icc_a1, icc_ak, icc_c1, icc_ck, krippendorff_alpha``;
@@ -131,7 +136,16 @@ def measure_agreement(
                 "coefficients": coefficients(members[item], min_items, None),
             }
         result[f"by_{column}"] = slices
+    derived = int(labels["derived"].sum()) if "derived" in labels else 0
+    if formula is not None:
+        result["derived"] = {"formula": formula, "items": derived}
     try:
+        if derived:
+            share = "" if derived == len(labels) else f"{derived} of {len(labels)} labels: "
+            computed = f" by {formula}" if formula else ""
+            raise NotComputableError(
+                f"derived label: {share}computed{computed}, not rated, so that its error is unknown"
+            )
         if kind == "hierarchy":
             result["ceiling"] = measure_hierarchy_ceiling(ratings, labels, levels, seed=seed)
         else:
@@ -161,6 +175,7 @@ def items_for_review(
     ----------
     variable, kind, ratings, labels, levels
         As in :func:`measure_agreement`; labels further hold ``n_raters``, for items without single ratings.
+        Derived ones are left out: no rater has seen them.
     items : DataFrame
         ``item_id, risk_level``.
 
@@ -180,6 +195,8 @@ def items_for_review(
     _require(variable, "labels", labels, ("item_id", "n_raters"))
     item, ids = pd.factorize(ratings["item_id"])
     counts = np.bincount(item, minlength=len(ids))
+    if "derived" in labels:
+        labels = labels[~labels["derived"].astype(bool)]
     if kind == "hierarchy":
         code = path_levels(ratings, levels[:1])[0].code
         most = np.zeros(len(ids), dtype=np.int64)

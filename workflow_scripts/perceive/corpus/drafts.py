@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC
 from pathlib import Path
@@ -35,6 +35,8 @@ from perceive.corpus.values import (
     is_blank,
     length_bucket,
     parse_timestamp,
+    scale_cell,
+    scale_value,
     unknown_label,
 )
 from perceive.variables import HIERARCHIES, VARIABLES
@@ -97,6 +99,7 @@ class Item:
     (annotator, value) in the order of the annotators' ids; a plain label is one rating by None. A value is a
     number in 0..1 for scales and (core, nuance, micro) for hierarchies. `labels` maps a variable to (value,
     n_raters, spread), see Labels. `cleaned` tells that control characters were removed from the text.
+    `inputs` are the values (0..1) of the columns that the formulas of `corpus.derived` read, in their order.
     """
 
     item_id: str
@@ -113,6 +116,7 @@ class Item:
     ratings: dict[str, list[Rating]]
     labels: Mapping[str, Label]
     cleaned: bool
+    inputs: Sequence[float | None] = ()
 
 
 @dataclass(slots=True)
@@ -122,8 +126,8 @@ class Draft:
     `ratings` is as in Item, but that labels without a common ancestor are a rating too, ROOT, which can be
     corrected like others; `removed` names the ratings that the line takes away, as (variable, annotator),
     or (variable, None) for all of the variable. `cleaned`: control characters were removed from the text;
-    `naive`: the timestamp named no zone; `derived`: the line had no id; `unjoined`: the column that was not
-    looked up in a joined table.
+    `naive`: the timestamp named no zone; `derived`: the line had no id; `inputs`: as in Item; `unjoined`: the
+    column that was not looked up in a joined table.
     """
 
     item_id: str
@@ -139,6 +143,7 @@ class Draft:
     cleaned: bool = False
     naive: bool = False
     derived: bool = False
+    inputs: list[float | None] = field(default_factory=list)
     ratings: dict[str, list[Rating]] = field(default_factory=dict)
     removed: list[tuple[str, str | None]] = field(default_factory=list)
     withdrawn: bool = False
@@ -208,12 +213,18 @@ class Drafter:
         self._joins = [
             (join.column, load_join(settings, index, base_dir)) for index, join in enumerate(settings.joins)
         ]
-        self._joined_columns = {name for join in settings.joins for name in join.add}
+        self._joined_columns = {name for join in settings.joins for name in join.added}
+        self._inputs = [
+            (column.column or name, column.min, column.max)
+            for wanted in settings.derived.values()
+            for name, column in wanted.columns.items()
+        ]
         # Unknown fields are all but these. A timestamp stays one when the order replaces it.
         known = set(self.column.values())
         if self._order is not None:
             known.discard(self.column["timestamp"])
             known.add(self._order.column)
+        known |= {column for column, _, _ in self._inputs}
         self._known_csv = known | {column or variable for variable, column in self._label_columns.items()}
         self._known = known | {column for column in self._label_columns.values() if column}
         self._known |= {"perception_labels", "annotations"}
@@ -261,10 +272,12 @@ class Drafter:
         required |= {self.column[name] for name in self._mapped - {"withdrawn"}}
         required |= {column for column, _ in self._joins}
         required |= {column or variable for variable, column in self._label_columns.items()}
+        required |= {column for column, _, _ in self._inputs}
         required -= self._joined_columns
         if clash := sorted(present & self._joined_columns):
             raise CorpusError(f"{shown}: the columns {', '.join(clash)} are there already; do not join them")
-        remedy = "correct corpus.columns, corpus.labels, corpus.delimiter, or corpus.header"
+        derived = "corpus.derived, " if self._inputs else ""
+        remedy = f"correct corpus.columns, corpus.labels, {derived}corpus.delimiter, or corpus.header"
         has = f"it has {', '.join(map(printable, header))}"
         item_id = self.column["item_id"]
         if number and item_id in present:
@@ -352,6 +365,8 @@ class Drafter:
             self._csv_labels(record, draft)
         else:
             self._json_labels(record, draft)
+        if self._inputs and not withdrawn:
+            draft.inputs = [self._input(record, *column) for column in self._inputs]
         if derived:
             owner, text, timestamp = self.needed(draft)
             draft.item_id = hashlib.sha256(f"{owner}\x1f{timestamp}\x1f{text}".encode()).hexdigest()[:16]
@@ -419,6 +434,7 @@ class Drafter:
         return Item(
             item_id, owner, text, timestamp, language, length_bucket(text), category, risk_level, device,
             split, draft.extra, ratings, Labels(self, item_id, ratings, published), draft.cleaned,
+            draft.inputs,
         )  # fmt: skip
 
     def label(self, variable: str, ratings: list[Rating], item_id: str) -> Label:
@@ -545,6 +561,15 @@ class Drafter:
                 "extra", "an unknown field contains NaN or an infinite or oversized number"
             ) from None
         return extra
+
+    @staticmethod
+    def _input(record: Record, column: str, low: float, high: float) -> float | None:
+        value = record.get(column)
+        if is_blank(value):
+            return None
+        if isinstance(value, str):  # as all cells, and in JSONL what was joined
+            return scale_cell(value, low, high, printable(column))
+        return scale_value(value, low, high, printable(column))
 
     # ---- labels
 

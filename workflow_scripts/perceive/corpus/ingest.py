@@ -25,10 +25,18 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from perceive.corpus.aggregate import Label, Value
-from perceive.corpus.reader import CorpusError, Item, Reject, Tally, read_annotations
+from perceive.corpus.reader import (
+    CorpusError,
+    Derived,
+    Item,
+    Reject,
+    Tally,
+    read_annotations,
+    read_labelled,
+)
 from perceive.corpus.records import RoundTally, TableTally
 from perceive.io import atomic_path, write_json
-from perceive.variables import HIERARCHIES, VARIABLES
+from perceive.variables import HIERARCHIES, SCALES, VARIABLES
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -58,6 +66,7 @@ SCALE_SCHEMA = pa.schema(
         pa.field("value", pa.float64(), nullable=False),
         pa.field("n_raters", pa.int32(), nullable=False),
         pa.field("spread", pa.float64(), nullable=False),
+        pa.field("derived", pa.bool_(), nullable=False),
     ]
 )
 PATH_SCHEMA = pa.schema(
@@ -199,10 +208,14 @@ class _Summary:
         }
         self._reasons: Counter[str] = Counter()
         self._labels = {name: _LabelSums(name) for name in VARIABLES}
+        self._derived = {name: _LabelSums(name) for name in SCALES}
         self._first: int | None = None
         self._last: int | None = None
 
-    def add(self, entry: Item | Reject) -> None:
+    def add(self, entry: Item | Reject | Derived) -> None:
+        if isinstance(entry, Derived):
+            self._derived[entry.variable].add(entry.label)
+            return
         if isinstance(entry, Reject):
             # Without the place in a list: annotations[3].x and annotations[4].x are one kind of mistake.
             where = "".join(
@@ -244,11 +257,19 @@ class _Summary:
             "labels": labels,
             "warnings": self._warnings(settings, tally),
         }
+        if tally.derived:
+            report["derived"] = {name: self._derivation(name, settings, tally) for name in tally.derived}
         if tally.ratings:
             report["ratings"] = [asdict(one) for one in tally.ratings]
         if settings.aggregation.bias_correction:
             report["annotator_bias"] = {name: bias.report() for name, bias in tally.biases.items()}
         return report
+
+    def _derivation(self, variable: Any, settings: CorpusSettings, tally: Tally) -> dict[str, Any]:
+        report: dict[str, Any] = {"formula": settings.derived[variable].formula}
+        report |= asdict(tally.derived[variable])
+        values = self._derived[variable].report()
+        return report | {name: values[name] for name in ("mean", "sd") if name in values}
 
     def _warnings(self, settings: CorpusSettings, tally: Tally) -> list[str]:
         warnings = []
@@ -280,7 +301,11 @@ class _Summary:
                 f"{count} items were given several labels of {variable} without a common ancestor; they have "
                 "no label of it"
             )
-        if tally.items and not any(sums.report()["items"] for sums in self._labels.values()):
+        for variable, derived in tally.derived.items():
+            if not derived.items and not derived.own:
+                warnings.append(f"the formula of corpus.derived.{variable} gives no item a label")
+        sums = [*self._labels.values(), *self._derived.values()]
+        if tally.items and not any(one.report()["items"] for one in sums):
             warnings.append("no item carries a label")
         if len(self._owners) == 1:
             warnings.append("all items belong to one owner: they cannot be split by owner")
@@ -385,7 +410,7 @@ def ingest_summary(
 ) -> dict[str, Any]:
     """Write summary.json, log its warnings, and return it."""
     tally, summary = Tally(), _Summary()
-    for entry in read_annotations(settings, base_dir, tally):
+    for entry in read_labelled(settings, base_dir, tally):
         summary.add(entry)
     report = summary.report(settings, tally)
     write_json(summary_path, report)
@@ -397,7 +422,8 @@ def ingest_summary(
 def ingest_labels(settings: CorpusSettings, base_dir: Path | str, variable: str, path: Path | str) -> int:
     """Write one variable's labels, sorted by item_id, and return their number.
 
-    Scales have item_id, value, n_raters, spread; hierarchies have core, nuance, micro instead of value.
+    Scales have item_id, value, n_raters, spread, and whether the label is derived by a formula (of no rater);
+    hierarchies have core, nuance, micro instead of value, and are never derived.
     A variable without labels gives an empty table: whether that is an error is for the caller to say.
 
     Raises
@@ -406,10 +432,9 @@ def ingest_labels(settings: CorpusSettings, base_dir: Path | str, variable: str,
         If there is no such variable.
     """
     rows = _Rows(_label_schema(variable))
-    for entry in read_annotations(settings, base_dir):
-        if isinstance(entry, Item) and variable in entry.ratings:
-            value, raters, spread = entry.labels[variable]
-            rows.add(entry.item_id, *_cells(value), raters, spread)
+    for entry in read_labelled(settings, base_dir, variables=(variable,)):
+        if isinstance(entry, Derived) or (isinstance(entry, Item) and variable in entry.ratings):
+            rows.add(*_label_row(entry, variable))
     table = rows.table().sort_by("item_id")
     with atomic_path(Path(path)) as temporary:
         pq.write_table(table, temporary, compression="zstd", row_group_size=_GROUP_ROWS)
@@ -429,7 +454,7 @@ def rating_frames(
     items : pandas.DataFrame
         item_id, language, category, risk_level; sorted by item_id.
     labels : pandas.DataFrame
-        As `ingest_labels` writes them.
+        As `ingest_labels` writes them, those included that are derived, whose items have no rating.
 
     Raises
     ------
@@ -437,19 +462,21 @@ def rating_frames(
         If there is no such variable.
     """
     schema = _label_schema(variable)
-    values = [field for field in schema if field.name not in ("item_id", "n_raters", "spread")]
+    values = [field for field in schema if field.name not in ("item_id", "n_raters", "spread", "derived")]
     ratings = _Rows(pa.schema([schema.field("item_id"), pa.field("rater", pa.string()), *values]))
     items = _Rows(
         pa.schema([ITEM_SCHEMA.field(name) for name in ("item_id", "language", "category", "risk_level")])
     )
     labels = _Rows(schema)
-    for entry in read_annotations(settings, base_dir):
+    for entry in read_labelled(settings, base_dir, variables=(variable,)):
+        if isinstance(entry, Derived):
+            labels.add(*_label_row(entry, variable))
+            continue
         if isinstance(entry, Reject) or variable not in entry.ratings:
             continue
         item_id = entry.item_id
         items.add(item_id, entry.language, entry.category, entry.risk_level)
-        value, raters, spread = entry.labels[variable]
-        labels.add(item_id, *_cells(value), raters, spread)
+        labels.add(*_label_row(entry, variable))
         for rater, single in entry.ratings[variable]:
             ratings.add(item_id, rater, *_cells(single))
     order = [(name, "ascending") for name in ratings.schema.names]
@@ -463,6 +490,12 @@ def rating_frames(
 
 def _cells(value: Value) -> tuple[Any, ...]:
     return value if isinstance(value, tuple) else (value,)
+
+
+def _label_row(entry: Item | Derived, variable: str) -> tuple[Any, ...]:
+    derived = isinstance(entry, Derived)
+    value, raters, spread = entry.label if isinstance(entry, Derived) else entry.labels[variable]
+    return entry.item_id, *_cells(value), raters, spread, *(() if variable in HIERARCHIES else (derived,))
 
 
 def _label_schema(variable: str) -> pa.Schema:

@@ -18,7 +18,7 @@ import seaborn as sns
 from matplotlib.dates import AutoDateLocator, ConciseDateFormatter
 from matplotlib.ticker import MaxNLocator, PercentFormatter
 
-from perceive.corpus.reader import Item, Reject
+from perceive.corpus.reader import Derived, Item, Reject
 from perceive.figures import (
     BLACK,
     BLUE,
@@ -55,6 +55,8 @@ class Portrait:
         Items by owner.
     scales
         All values of each scale.
+    derived
+        Those that a formula gave.
     cores
         Items by core, of each hierarchy.
     pairs
@@ -66,6 +68,7 @@ class Portrait:
     counts: dict[str, Counter[str]] = field(default_factory=lambda: {name: Counter() for name in _COLUMNS})
     sizes: Counter[str] = field(default_factory=Counter)
     scales: dict[str, array[float]] = field(default_factory=lambda: {name: array("f") for name in SCALES})
+    derived: dict[str, array[float]] = field(default_factory=lambda: {name: array("f") for name in SCALES})
     cores: dict[str, Counter[str]] = field(default_factory=lambda: {name: Counter() for name in HIERARCHIES})
     pairs: Counter[tuple[str, str]] = field(default_factory=Counter)
     moods: dict[str, tuple[array[int], array[float]]] = field(default_factory=dict)
@@ -99,12 +102,14 @@ class Portrait:
         return sorted(self.moods, key=lambda owner: (-len(self.moods[owner][0]), owner))[:N_MOODS]
 
 
-def gather(entries: Iterable[Item | Reject]) -> Portrait:
+def gather(entries: Iterable[Item | Reject | Derived]) -> Portrait:
     """The portrait of the accepted items."""
     portrait = Portrait()
     for entry in entries:
         if isinstance(entry, Item):
             portrait.add(entry)
+        elif isinstance(entry, Derived):
+            portrait.derived[entry.variable].append(entry.value)
     return portrait
 
 
@@ -164,10 +169,15 @@ def labels_plot(path: PathLike, portrait: Portrait) -> None:
         for place, variable in zip(places, (*SCALES, *HIERARCHIES), strict=False):
             place.set_title(variable, loc="left")
             if variable in SCALES:
-                values = np.asarray(portrait.scales[variable])
+                own, derived = (np.asarray(of[variable]) for of in (portrait.scales, portrait.derived))
+                values = np.concatenate([own, derived])
                 place.set(xlim=(0, 1), xlabel=f"n = {values.size:,}", xticks=[0, 0.5, 1])
+                if derived.size:
+                    some = f"{derived.size:,} derived" if own.size else "derived"
+                    place.set_title(f"{variable} ({some})", loc="left")
                 if values.size:
-                    place.hist(values, bins=np.linspace(0, 1, 41), color=BLUE, linewidth=0)
+                    bins = np.linspace(0, 1, 41).tolist()
+                    place.hist([own, derived], bins=bins, color=[BLUE, GREY], linewidth=0, stacked=True)
                     place.axvline(values.mean(), color=ORANGE, lw=1.4)
                     place.set_xlabel(
                         f"{values.mean():.2f} ± {values.std():.2f} (n = {values.size:,})", size=8
@@ -186,9 +196,8 @@ def labels_plot(path: PathLike, portrait: Portrait) -> None:
                 place.set(ylim=(max(len(names), 1) - 0.4, -0.6), xlim=(0, 1.3 * max([0.1, *shares])))
                 place.set(xticks=[], xlabel=f"n = {total:,}")
                 place.tick_params(axis="y", length=0)
-            if not (variable in SCALES and len(portrait.scales[variable])) and not (
-                variable in HIERARCHIES and portrait.cores[variable]
-            ):
+            counted = (portrait.scales, portrait.derived) if variable in SCALES else (portrait.cores,)
+            if not any(of[variable] for of in counted):
                 place.text(0.5, 0.5, "no label", color=GREY, ha="center", transform=place.transAxes)
                 place.set_yticks([])
         for place in places[len(SCALES) + len(HIERARCHIES) :]:

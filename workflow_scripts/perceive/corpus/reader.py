@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 from array import array
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from contextlib import suppress
 from dataclasses import replace
 from functools import partial
@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO
 
 from perceive.corpus.aggregate import Bias, BiasFit, plurality_path
+from perceive.corpus.derived import Derivations, Derived
 from perceive.corpus.drafts import Draft, Drafter, Item
 from perceive.corpus.ratings import RatingTables
 from perceive.corpus.records import (
@@ -45,6 +46,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "CorpusError",
+    "Derived",
     "Item",
     "MissingFileError",
     "Reject",
@@ -56,6 +58,7 @@ __all__ = [
     "length_bucket",
     "plurality_path",
     "read_annotations",
+    "read_labelled",
     "taxonomy_path",
 ]
 
@@ -240,6 +243,30 @@ def read_annotations(
             yield drafter.complete(draft)
 
 
+def read_labelled(
+    settings: CorpusSettings,
+    base_dir: Path | str,
+    tally: Tally | None = None,
+    variables: Collection[str] | None = None,
+) -> Iterator[Item | Reject | Derived]:
+    """As `read_annotations`, and after the items the labels that formulas give to those without their own.
+
+    Parameters
+    ----------
+    settings, base_dir, tally
+        As of `read_annotations`.
+    variables
+        Those whose derived labels are wanted; None: all that have a formula.
+    """
+    tally = Tally() if tally is None else tally
+    derivations = Derivations(settings, variables)
+    for entry in read_annotations(settings, base_dir, tally):
+        if derivations and type(entry) is Item:
+            derivations.add(entry)
+        yield entry
+    yield from derivations.labels(tally.derived)
+
+
 def _open_round(handle: BinaryIO, path: Path, shown: str, settings: CorpusSettings) -> RecordFile:
     return RecordFile(
         handle,
@@ -334,10 +361,10 @@ def content_digests(settings: CorpusSettings, base_dir: Path | str) -> dict[str,
     items                 every column of items.parquet
     texts                 item_id, text, language
     owners                item_id, owner_id, timestamp, language, length_bucket, category, risk_level, split
-    labels/{variable}     item_id, value, n_raters, spread
+    labels/{variable}     item_id, value, n_raters, spread, derived
     ratings/{variable}    item_id, language, category, risk_level, every rating with its annotator
     rejects               every reject and the counts of what was read (rounds, blank, cleaned, defaults,
-                          items whose labels have no common ancestor)
+                          items whose labels have no common ancestor, what formulas gave)
     ====================  ================================================================================
 
     All but `rejects` are independent of the order of the lines, as are the artifacts that depend on them, and
@@ -349,9 +376,13 @@ def content_digests(settings: CorpusSettings, base_dir: Path | str) -> dict[str,
     rejects = hashlib.sha256()
     tally = Tally()
     add = digests.add
-    for entry in read_annotations(settings, base_dir, tally):
+    for entry in read_labelled(settings, base_dir, tally):
         if type(entry) is Reject:
             rejects.update(json.dumps(entry.record(), sort_keys=True).encode() + b"\n")
+            continue
+        if type(entry) is Derived:
+            value, raters, spread = entry.label
+            add(f"labels/{entry.variable}", entry.item_id, repr(value), str(raters), repr(spread), "derived")
             continue
         item: Item = entry  # type: ignore[assignment]
         item_id, owner, text, time = item.item_id, item.owner_id, item.text, str(item.timestamp)
@@ -375,6 +406,11 @@ def content_digests(settings: CorpusSettings, base_dir: Path | str) -> dict[str,
                 repr([v for _, v in ratings]),
             )
     # The biases follow from the ratings; in which order variables were first counted is no matter.
-    counts = replace(tally, biases={}, no_common_ancestor=dict(sorted(tally.no_common_ancestor.items())))
+    counts = replace(
+        tally,
+        biases={},
+        no_common_ancestor=dict(sorted(tally.no_common_ancestor.items())),
+        derived=dict(sorted(tally.derived.items())),
+    )
     rejects.update(repr(counts).encode())
     return digests.hexdigests() | {"rejects": rejects.hexdigest()}

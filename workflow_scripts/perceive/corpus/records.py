@@ -119,11 +119,26 @@ class TableTally:
 
 
 @dataclass(slots=True)
+class DerivedTally:
+    """What a formula gave; items + own + without are all items.
+
+    `items` have its label, `clipped` of them because it was cut to 0..1; `own` kept a label of their own;
+    for those `without` an input lacks, or the formula has no value.
+    """
+
+    items: int = 0
+    clipped: int = 0
+    own: int = 0
+    without: int = 0
+
+
+@dataclass(slots=True)
 class Tally:
     """What was read so far: of each file, and of the items after the last round what was assumed of them.
 
     `biases` are those of the annotators on each scale, where they are corrected. `no_common_ancestor` counts,
     by variable, the items that have no label because they were given several without a common ancestor.
+    `derived` is of each variable with a formula; only whoever reads the derived labels gets it.
     """
 
     rounds: list[RoundTally] = field(default_factory=list)
@@ -135,6 +150,7 @@ class Tally:
     default_language: int = 0
     derived_ids: int = 0
     no_common_ancestor: dict[str, int] = field(default_factory=dict)
+    derived: dict[str, DerivedTally] = field(default_factory=dict)
 
     @property
     def lines(self) -> int:
@@ -407,7 +423,7 @@ def load_join(settings: CorpusSettings, index: int, base_dir: Path | str) -> dic
     with open_records(path) as handle:
         records = RecordFile(handle, path.name, "tsv" if file_kind(path) == "tsv" else "csv")
         key = join.key or join.column
-        for name in (key, *join.add):
+        for name in (key, *join.added.values()):
             if name not in (records.header or ()):
                 raise CorpusError(f"{path.name} has no column {name!r} (corpus.joins[{index}])")
         for line, row in records:
@@ -417,5 +433,5 @@ def load_join(settings: CorpusSettings, index: int, base_dir: Path | str) -> dic
                 raise CorpusError(f"{path.name}, line {line}: {row.reason}")
             if row[key] in table:
                 raise CorpusError(f"{path.name}, line {line}: a second row with the same {key!r}")
-            table[row[key]] = {name: row[name] for name in join.add}
+            table[row[key]] = {name: row[column] for name, column in join.added.items()}
     return table

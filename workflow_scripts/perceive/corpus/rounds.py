@@ -59,6 +59,9 @@ def merge(draft: Draft, correction: Draft) -> Draft:
         cleaned=correction.cleaned if text else draft.cleaned,
         naive=correction.naive if timestamp else draft.naive,
         derived=draft.derived,
+        inputs=[
+            old if new is None else new for old, new in zip(draft.inputs, correction.inputs, strict=True)
+        ],
         ratings=ratings,
     )
 
@@ -144,7 +147,8 @@ class Rounds:
         self._execute("UPDATE items SET round = ?, draft = ? WHERE item_id = ?", [number, stored, item_id])
 
     def _content(self, draft: Draft) -> tuple[Any, ...]:
-        return self._drafter.needed(draft), self._drafter.names(draft), draft.extra, draft.ratings
+        needed, names = self._drafter.needed(draft), self._drafter.names(draft)
+        return needed, names, draft.extra, draft.inputs, draft.ratings
 
     def drafts(self) -> Iterator[Draft]:
         """Yield the drafts of all items that are not withdrawn, in the order of their first lines."""

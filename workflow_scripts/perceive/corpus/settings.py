@@ -18,7 +18,8 @@ from pydantic import (
 )
 
 from perceive.corpus.composition import CATEGORIES, HIGH_RISK, HINGLISH_ITEMS, MEDIUM_RISK_ITEMS, OWNERS
-from perceive.variables import HIERARCHIES
+from perceive.corpus.formulas import Formula, FormulaError, check_column_name
+from perceive.variables import HIERARCHIES, SCALES, VARIABLES
 
 Language = Literal["en", "hinglish"]
 Variable = Literal["valence", "arousal", "willingness", "invoked", "expressed", "congruence", "comparator"]
@@ -146,7 +147,16 @@ class Join(_Section):
     file: str = Field(min_length=1, description="Path of the table; ${VAR:-default} is expanded.")
     column: str = Field("item_id", min_length=1, description="Column of the annotations that is looked up.")
     key: str | None = Field(None, description="Column of the table to look it up in; null: of the same name.")
-    add: list[str] = Field(default_factory=list, description="Columns of the table to add to each record.")
+    add: list[str] | dict[str, str] = Field(
+        default_factory=list,
+        description="Columns of the table to add to each record; as a map, where they are to carry other "
+        "names there: {reader_V: V} adds the table's V as reader_V.",
+    )
+
+    @property
+    def added(self) -> dict[str, str]:
+        """Name in the record to column of the table."""
+        return self.add if isinstance(self.add, dict) else {name: name for name in self.add}
 
 
 class RatingTable(_Section):
@@ -168,6 +178,59 @@ class RatingTable(_Section):
         description="Rows in which all these columns have these values are no ratings, as those that a "
         'publisher discarded: {V: "1", A: "1"}. They are counted. Empty: every row is a rating.',
     )
+
+
+class DerivedColumn(_Section):
+    """A column that a formula reads, mapped to 0..1."""
+
+    column: str | None = Field(
+        None,
+        min_length=1,
+        description="Column (or top-level JSON key), of a joined table too. null: it carries the name that "
+        "the formula uses.",
+    )
+    min: float = Field(0.0, allow_inf_nan=False, description="Value that becomes 0.")
+    max: float = Field(1.0, allow_inf_nan=False, description="Value that becomes 1.")
+
+    @model_validator(mode="after")
+    def _ordered(self) -> DerivedColumn:
+        if not self.min < self.max:
+            raise ValueError("min must be less than max")
+        return self
+
+
+class DerivedSettings(_Section):
+    """How the labels of a scale are computed for the items that have none of their own."""
+
+    formula: str = Field(
+        min_length=1,
+        description="Numbers, + - * /, parentheses, abs, min, max, sqrt, the names of columns below and of "
+        "labelled scales (0..1), and of the owner's strictly earlier items usual(x), the mean of x, and "
+        "last(x), its latest value. Where an input lacks there is no label; results are cut to 0..1.",
+    )
+    columns: dict[str, DerivedColumn] = Field(
+        default_factory=dict,
+        description="Name in the formula to column and scale, e.g. "
+        "reader: {column: reader_V, min: 1, max: 5}.",
+    )
+
+
+def _formulas_are_sound(derived: dict[Variable, DerivedSettings]) -> dict[Variable, DerivedSettings]:
+    refused = {name: "it is a path, not a number" for name in HIERARCHIES}
+    refused |= {name: "it is derived itself; formulas read labels that were given" for name in derived}
+    for variable, wanted in derived.items():
+        if variable in HIERARCHIES:
+            raise ValueError(f"{variable}: only scales can be derived: {', '.join(SCALES)}")
+        try:
+            for name in wanted.columns:
+                check_column_name(name, VARIABLES)
+            known = [*wanted.columns, *(name for name in SCALES if name not in derived)]
+            formula = Formula(wanted.formula, known, refused)
+        except FormulaError as error:
+            raise ValueError(f"{variable}: {error}") from None
+        if idle := [name for name in wanted.columns if name not in formula.names]:
+            raise ValueError(f"{variable}: the formula does not use the columns {', '.join(idle)}")
+    return derived
 
 
 class AggregationSettings(_Section):
@@ -336,6 +399,11 @@ class CorpusSettings(_Section):
         description="Tables of single ratings. They are aggregated where the annotations have no label; "
         "where these have one, it stays, and the ratings tell how many raters there were and how far apart.",
     )
+    derived: Annotated[dict[Variable, DerivedSettings], AfterValidator(_formulas_are_sound)] = Field(
+        default_factory=dict,
+        description="Formulas of scales for the items that have no label of them, such as comparator: "
+        '{formula: "min(1, 2 * abs(valence - usual(valence)))"}. They are marked as derived everywhere.',
+    )
     aggregation: AggregationSettings = Field(
         AggregationSettings(), description="How several ratings of an item become one label."
     )
@@ -371,6 +439,17 @@ class CorpusSettings(_Section):
             ZoneInfo(value)
         except (KeyError, ValueError, OSError):
             raise ValueError("not a known IANA time zone, e.g. UTC or Asia/Kolkata") from None
+        return value
+
+    @field_validator("joins")
+    @classmethod
+    def _each_column_is_added_once(cls, value: list[Join]) -> list[Join]:
+        names = [name for join in value for name in join.add]
+        if twice := sorted({name for name in names if names.count(name) > 1}):
+            raise ValueError(
+                f"two tables add the columns {', '.join(twice)}; rename them by a map, e.g. "
+                f"add: {{other_{twice[0]}: {twice[0]}}}"
+            )
         return value
 
     @model_validator(mode="after")

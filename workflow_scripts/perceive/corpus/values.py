@@ -148,6 +148,32 @@ def _free_name(where: str, value: Any) -> str | None:
     return value or None
 
 
+def scale_value(value: Any, low: float, high: float, where: str) -> float:
+    """Map a number from `low` to `high` to 0..1.
+
+    Raises
+    ------
+    Rejected
+        At `where`, if it is no such number.
+    """
+    if type(value) is not float and type(value) is not int:
+        raise Rejected(where, f"must be a number from {low:g} to {high:g}")
+    if low <= value <= high:
+        return min(1.0, max(0.0, (value - low) / (high - low)))
+    if value != value or value in (math.inf, -math.inf):
+        raise Rejected(where, "NaN or infinite")
+    raise Rejected(where, f"out of range: must be from {low:g} to {high:g}")
+
+
+def scale_cell(cell: str, low: float, high: float, where: str) -> float:
+    """Map the number that a cell of a CSV file holds; see `scale_value`."""
+    try:
+        # Python takes 1_0 for ten.
+        return scale_value(cell if "_" in cell else float(cell), low, high, where)
+    except ValueError:
+        return scale_value(cell, low, high, where)
+
+
 def unknown_label(where: str, variable: str) -> Rejected:
     return Rejected(f"{where}.{printable(variable)}", "unknown label; known are " + ", ".join(VARIABLES))
 
@@ -278,17 +304,15 @@ class LabelParser:
         """
         if variable in self._notations:
             return self._written(self._notations[variable], value, where)
-        return self._path(value, where) if variable in HIERARCHIES else self._scale(variable, value, where)
+        if variable in HIERARCHIES:
+            return self._path(value, where)
+        return scale_value(value, *self.scale[variable], where)
 
     def cell(self, variable: str, cell: str, where: str) -> Value:
         """Return the checked value of a label that is a text: a cell of a CSV file."""
         if variable in HIERARCHIES or variable in self._notations:
             return self.value(variable, cell, where)
-        try:
-            # Python takes 1_0 for ten.
-            return self._scale(variable, cell if "_" in cell else float(cell), where)
-        except ValueError:
-            return self._scale(variable, cell, where)
+        return scale_cell(cell, *self.scale[variable], where)
 
     def _written(self, notation: _Notation, value: Any, where: str) -> Value:
         if type(value) is str:
@@ -313,16 +337,6 @@ class LabelParser:
         if len(notation.known) < MAX_CACHED and len(text) <= MAX_ID_CHARS:
             notation.known[text] = found
         return found
-
-    def _scale(self, variable: str, value: Any, where: str) -> float:
-        low, high = self.scale[variable]
-        if type(value) is not float and type(value) is not int:
-            raise Rejected(where, f"must be a number from {low:g} to {high:g}")
-        if low <= value <= high:
-            return min(1.0, max(0.0, (value - low) / (high - low)))
-        if value != value or value in (math.inf, -math.inf):
-            raise Rejected(where, "NaN or infinite")
-        raise Rejected(where, f"out of range: must be from {low:g} to {high:g}")
 
     def _path(self, value: Any, where: str) -> Path3:
         if type(value) is dict:

@@ -19,6 +19,10 @@ METRIC_LABELS: dict[str, str] = {
     "mce": "MCE",
     "blend_gain": "blend gain",
     "temporal_r": "temporal r",
+    "between_r": "between-owner r",
+    "composite_r": "composite r",
+    "lag_gain": "gain over lags",
+    "history_gain": "gain of history",
     "brier": "Brier",
     "log_loss": "log loss",
 }

@@ -1,8 +1,8 @@
 """The naive predictors that a model must beat to be worth its cost.
 
-Two of them see what no model here sees, the *labels* of the owner's earlier items; they are strong on corpora
-whose owners differ much and change slowly, and say how much of a model's correlation is merely knowing the
-person.
+Most of them see what no model here sees, the *labels* of the owner's earlier items; they are strong on
+corpora whose owners differ much and change slowly, and say how much of a model's correlation is merely
+knowing the person. A model of sequences must beat the best of them.
 """
 
 from __future__ import annotations
@@ -14,13 +14,20 @@ from numpy.typing import NDArray
 Array = NDArray[np.float64]
 
 BASELINES = ("mean", "owner_mean", "last_value", "vader")
+LAG_BASELINES = ("mean", "owner_mean", "last_value", "ema", "ridge_lags")
 
 BASELINE_LABELS: dict[str, str] = {
     "mean": "train mean",
     "owner_mean": "owner's running mean",
     "last_value": "owner's last value",
+    "ema": "owner's exponential average",
+    "ridge_lags": "ridge on the lags",
     "vader": "VADER",
+    "text_alone": "text alone",
 }
+
+_LAGS = (1, 2, 3)
+_EMA = 0.3
 
 # VADER slows down with the square of the words; no sentiment needs more than this many characters.
 _VADER_CHARACTERS = 10_000
@@ -52,6 +59,58 @@ def baselines(
     ValueError
         If a column is missing or ``train`` has no rows.
     """
+    mean = _train_mean(variable, train, test, history)
+    predictions = _of_the_past(_past(test, history), mean)
+    if "text" in train and "text" in test:
+        predictions["vader"] = vader_baseline(variable, train, test)
+    return predictions
+
+
+def lag_baselines(
+    variable: str, train: pd.DataFrame, test: pd.DataFrame, history: pd.DataFrame | None = None
+) -> dict[str, Array]:
+    """Predictions of :data:`LAG_BASELINES` for the rows of ``test``, in their order, all in 0..1.
+
+    All but ``mean`` are made from the labels of the owner's strictly earlier items alone, and never from the
+    text; items of one instant do not know each other, and count as one step with the mean of their labels.
+    ``mean``, ``owner_mean`` and ``last_value``: see :func:`baselines`. ``ema``: exponential average of the
+    earlier steps, ``e_k = .3 y_k + .7 e_(k-1)``, ``e_1 = y_1``. ``ridge_lags``: ridge regression on the last
+    three steps, the running mean, the exponential average, and the logarithms of the hours since the last
+    step and of the number of earlier items; fitted on the train rows with their own earlier labels. A lag
+    that is missing stands at the train mean, and an indicator says which are known. Without any earlier
+    label all but ``ridge_lags`` fall back to the train mean.
+
+    Parameters
+    ----------
+    variable : str
+        For messages.
+    train, test : DataFrame
+        Columns ``item_id, owner_id, timestamp, observed``.
+    history : DataFrame, optional
+        As for :func:`baselines`.
+
+    Raises
+    ------
+    ValueError
+        If a column is missing or ``train`` has no rows.
+    """
+    from sklearn.linear_model import Ridge
+
+    mean = _train_mean(variable, train, test, history)
+    past = _past(test, history)
+    ridge = Ridge().fit(_lag_features(_past(train, None), mean), train["observed"].to_numpy(dtype=np.float64))
+    predictions = _of_the_past(past, mean)
+    predictions["ema"] = past["ema"].fillna(mean).to_numpy(dtype=np.float64)
+    predictions["ridge_lags"] = (
+        np.clip(ridge.predict(_lag_features(past, mean)), 0.0, 1.0) if len(test) else np.zeros(0)
+    )
+    return predictions
+
+
+def _train_mean(
+    variable: str, train: pd.DataFrame, test: pd.DataFrame, history: pd.DataFrame | None
+) -> float:
+    """Mean label of the train rows, after a check of all rows."""
     for name, frame in (("train", train), ("test", test), ("history", history)):
         missing = (
             []
@@ -62,33 +121,54 @@ def baselines(
             raise ValueError(f"the {name} rows lack the columns {missing}")
     if train.empty:
         raise ValueError(f"no train rows with a label for {variable}: the baselines need at least one")
-    mean = float(np.clip(train["observed"].mean(), 0.0, 1.0))
-    past_mean, past_last = _past(test, history)
-    predictions = {
-        "mean": np.full(len(test), mean),
-        "owner_mean": np.where(np.isnan(past_mean), mean, past_mean),
-        "last_value": np.where(np.isnan(past_last), mean, past_last),
+    return float(np.clip(train["observed"].mean(), 0.0, 1.0))
+
+
+def _of_the_past(past: pd.DataFrame, mean: float) -> dict[str, Array]:
+    return {
+        "mean": np.full(len(past), mean),
+        "owner_mean": past["mean"].fillna(mean).to_numpy(dtype=np.float64),
+        "last_value": past["lag1"].fillna(mean).to_numpy(dtype=np.float64),
     }
-    if "text" in train and "text" in test:
-        predictions["vader"] = vader_baseline(variable, train, test)
-    return predictions
 
 
-def _past(test: pd.DataFrame, history: pd.DataFrame | None) -> tuple[Array, Array]:
-    """Mean and last label of each test item's strictly earlier items of its owner; NaN without any."""
+def _past(rows: pd.DataFrame, history: pd.DataFrame | None) -> pd.DataFrame:
+    """What the labels of its owner's strictly earlier items say at each of ``rows``, in their order.
+
+    Columns ``count`` and ``mean`` (of items), ``lag1, lag2, lag3, ema`` (of instants), ``hours`` since the
+    last; without any earlier label ``count`` is 0 and the others are NaN.
+    """
     columns = ["owner_id", "timestamp", "observed"]
-    rows = test[columns]
+    known = rows[columns]
     if history is not None:
-        known = history["owner_id"].isin(test["owner_id"]) & ~history["item_id"].isin(test["item_id"])
-        rows = pd.concat([rows, history.loc[known, columns]], ignore_index=True)
+        further = history["owner_id"].isin(rows["owner_id"]) & ~history["item_id"].isin(rows["item_id"])
+        known = pd.concat([known, history.loc[further, columns]], ignore_index=True)
     # Items of one instant do not know each other, so whole instants are accumulated and then shifted.
-    instants = rows.groupby(["owner_id", "timestamp"], sort=True)["observed"].agg(["sum", "count"])
+    instants = known.groupby(["owner_id", "timestamp"], sort=True)["observed"].agg(["sum", "count"])
+    instants["observed"] = instants["sum"] / instants["count"]
     owner = instants.index.get_level_values("owner_id")
     earlier = instants.groupby(owner).cumsum().groupby(owner).shift(fill_value=0)
-    instants["mean"] = np.where(earlier["count"] > 0, earlier["sum"] / earlier["count"].clip(lower=1), np.nan)
-    instants["last"] = (instants["sum"] / instants["count"]).groupby(owner).shift()
-    found = instants.reindex(pd.MultiIndex.from_frame(test[["owner_id", "timestamp"]]))
-    return found["mean"].to_numpy(dtype=np.float64), found["last"].to_numpy(dtype=np.float64)
+    past = pd.DataFrame({"count": earlier["count"]}, index=instants.index)
+    past["mean"] = np.where(earlier["count"] > 0, earlier["sum"] / earlier["count"].clip(lower=1), np.nan)
+    of_owner = instants["observed"].groupby(owner)
+    for lag in _LAGS:
+        past[f"lag{lag}"] = of_owner.shift(lag)
+    # in the order of the index, which is sorted by owner
+    average = of_owner.ewm(alpha=_EMA, adjust=False).mean().to_numpy()
+    past["ema"] = pd.Series(average, index=past.index).groupby(owner).shift()
+    time = past.index.get_level_values("timestamp").to_series(index=past.index)
+    past["hours"] = (time - time.groupby(owner).shift()).dt.total_seconds() / 3600
+    found = past.reindex(pd.MultiIndex.from_frame(rows[["owner_id", "timestamp"]]))
+    return found.reset_index(drop=True)
+
+
+def _lag_features(past: pd.DataFrame, mean: float) -> Array:
+    """Finite features, shape (rows, 10); values less the train mean, so that a missing one stands there."""
+    lags = [f"lag{lag}" for lag in _LAGS]
+    values = past[["mean", "ema", *lags]].to_numpy(dtype=np.float64) - mean
+    known = past[lags].notna().to_numpy(dtype=np.float64)
+    sizes = np.log1p(past[["hours", "count"]].to_numpy(dtype=np.float64))
+    return np.nan_to_num(np.concatenate([values, known, sizes], axis=1), nan=0.0)
 
 
 def vader_scores(texts: pd.Series, *, intensity: bool = False) -> Array:

@@ -7,8 +7,8 @@ the metric over the draws are its interval.
 A draw is a vector of counts, one per owner. Every metric here is computed exactly from those counts as
 weights, for a block of draws at a time: RMSE, MAE, R2 and Pearson from sums per owner, Spearman from weighted
 mid-ranks, ECE and MCE from weighted equal-mass bins. The results equal those of building each resample row by
-row, at a small part of the cost. Other statistics (F1, temporal r) go through
-:meth:`OwnerBootstrap.resample`.
+row, at a small part of the cost. Modules with statistics of their own (temporal r) read
+:meth:`OwnerBootstrap.draws`; everything else goes through :meth:`OwnerBootstrap.resample`.
 
 References
 ----------
@@ -92,8 +92,18 @@ class OwnerBootstrap:
     def n_rows(self) -> int:
         return self._codes.size
 
-    def _draws(self) -> Iterator[tuple[slice, Array]]:
-        """Blocks of draws: their positions, and the count of every owner, shape (block, owners)."""
+    @property
+    def codes(self) -> NDArray[np.int64]:
+        """Number of every row's owner, 0..n_owners-1, shape (N,)."""
+        return self._codes
+
+    def draws(self) -> Iterator[tuple[slice, Array]]:
+        """Blocks of draws: their positions, and the count of every owner, shape (block, owners).
+
+        The same blocks at every call. There are no draws of no owners.
+        """
+        if self.n_owners == 0:
+            return
         rng = np.random.default_rng(self.seed)
         size = max(1, _BLOCK // max(self.n_rows, 1))
         for start in range(0, self.n, size):
@@ -102,6 +112,8 @@ class OwnerBootstrap:
             drawn += self.n_owners * np.arange(stop - start)[:, None]
             counts = np.bincount(drawn.reshape(-1), minlength=(stop - start) * self.n_owners)
             yield slice(start, stop), counts.reshape(stop - start, self.n_owners).astype(np.float64)
+
+    _draws = draws
 
     def replicates(
         self, observed: ArrayLike, predicted: ArrayLike, metrics: Iterable[str] = tuple(REGRESSION_METRICS)
@@ -129,7 +141,7 @@ class OwnerBootstrap:
         sums = _OwnerSums(o, p, codes) if any(name in _SUMS for name in metrics) else None
         ranks = _WeightedRanks(o, p) if "spearman" in metrics else None
         bins = _WeightedBins(o, p) if {"ece", "mce"} & set(metrics) else None
-        for where, counts in self._draws():
+        for where, counts in self.draws():
             block: dict[str, Array] = {}
             if sums is not None:
                 block |= sums(counts)
@@ -149,7 +161,7 @@ class OwnerBootstrap:
         if self.n_owners < 2:
             return values
         rows_of = np.split(np.argsort(self._codes, kind="stable"), np.cumsum(np.bincount(self._codes))[:-1])
-        for where, counts in self._draws():
+        for where, counts in self.draws():
             for draw, count in zip(range(where.start, where.stop), counts.astype(np.int64), strict=True):
                 taken = np.repeat(np.arange(self.n_owners), count)
                 values[draw] = statistic(np.concatenate([rows_of[owner] for owner in taken]))

@@ -44,6 +44,8 @@ _COLUMN_OF = {
     **dict.fromkeys(("LOW", "HIGH"), "risk_level"),
     **dict.fromkeys(("en", "hinglish"), "language"),
 }
+# Slice values that say nothing without their column.
+_SAID_WITH = {"history": "history {}", "owner": "{} owners"}
 # Those of its levels come on top: only the taxonomy knows their names.
 _OF_HIERARCHIES = ("blend_gain", *PATH_METRICS)
 
@@ -59,7 +61,8 @@ class Gate:
     Parameters
     ----------
     variable, metric : str
-        The metric as named in ``metrics.json``, for example ``rmse``, ``pearson``, ``blend_gain``; of a
+        The metric as named in ``metrics.json``, for example ``rmse``, ``pearson``, ``blend_gain``, of a
+        sequence also ``temporal_r``, ``between_r``, ``composite_r``, ``lag_gain``, ``history_gain``; of a
         hierarchy ``hierarchical_f1``, or a metric of one of its levels, ``macro_f1_core``.
     op : '<=' or '>='
     threshold : float
@@ -135,7 +138,8 @@ class Gate:
     @property
     def label(self) -> str:
         """For people: ``RMSE on SHORT <= 0.16``."""
-        on = f" on {self.slice.partition('=')[2]}" if self.slice else ""
+        column, _, level = (self.slice or "").partition("=")
+        on = f" on {_SAID_WITH.get(column, '{}').format(level)}" if level else ""
         return f"{metric_label(self.metric)}{on} {self.op} {self.threshold:g}"
 
     def holds(self, value: float) -> bool:
@@ -166,8 +170,9 @@ DEFAULT_GATES: dict[str, tuple[Gate, ...]] = gates_from_config(
         "willingness": ["mae <= 0.10", "spearman >= 0.45", "ece <= 0.08"],
         "invoked": ["macro_f1_core >= 0.75", "hierarchical_f1 >= 0.60", "path_validity >= 0.92"],
         "expressed": ["macro_f1_core >= 0.73", "hierarchical_f1 >= 0.58", "path_validity >= 0.92"],
-        "congruence": ["rmse <= 0.12", "temporal_r >= 0.55"],
-        "comparator": ["rmse <= 0.12", "temporal_r >= 0.55"],
+        # A sequence must beat what its owner's past labels, and its text alone, already say.
+        "congruence": ["rmse <= 0.12", "temporal_r >= 0.55", "lag_gain >= 0", "history_gain >= 0"],
+        "comparator": ["rmse <= 0.12", "temporal_r >= 0.55", "lag_gain >= 0", "history_gain >= 0"],
     }
 )
 
@@ -189,8 +194,9 @@ def judge_result(result: Mapping[str, Any], gates: Iterable[Gate]) -> list[dict[
     Parameters
     ----------
     result : mapping
-        What :func:`perceive.evaluation.evaluate.evaluate_regression` returns, or the same read back from
-        JSON.
+        What :func:`perceive.evaluation.evaluate.evaluate_regression` and its siblings return, or the same
+        read back from JSON. If its ``derived`` is a text, the label was computed from others and not given
+        by an annotator, and every row's note says so.
     """
     return [_judged(result, gate) for gate in gates if gate.variable == result["variable"]]
 
@@ -227,6 +233,8 @@ def _judged(result: Mapping[str, Any], gate: Gate) -> dict[str, Any]:
         note = "beyond the noise ceiling: no model can reach it on these labels"
     else:
         note = None
+    if isinstance(result.get("derived"), str):
+        note = "; ".join(filter(None, ("derived label", note)))
     return {
         "variable": gate.variable,
         "gate": gate.label,

@@ -1,7 +1,7 @@
 """Plots of the evaluation.
 
 Each function takes plain numbers, as :func:`perceive.evaluation.evaluate.evaluate_regression` returns them,
-and writes one picture.
+or the test rows, and writes one picture.
 """
 
 from __future__ import annotations
@@ -10,15 +10,18 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
+import pandas as pd
 from matplotlib.axes import Axes
+from matplotlib.dates import AutoDateLocator, ConciseDateFormatter
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 from numpy.typing import ArrayLike
 
 from perceive.evaluation import metric_label
-from perceive.evaluation.baselines import BASELINE_LABELS
-from perceive.evaluation.gates import Gate
+from perceive.evaluation.baselines import BASELINE_LABELS, LAG_BASELINES
+from perceive.evaluation.gates import Gate, best_of
 from perceive.evaluation.metrics import as_pair
+from perceive.evaluation.timelines import within_owner_r
 from perceive.figures import (
     BLACK,
     BLUE,
@@ -30,13 +33,15 @@ from perceive.figures import (
     new_figure,
     shown,
 )
+from perceive.ledger import owner_key
 
 BASE_LABELS = {
-    "lx": "lexical", "eb": "embedding", "tm": "temporal", "full": "all features, tuned",
-    "transformer": "transformer",
+    "lx": "lexical", "eb": "embedding", "tm": "temporal", "full": "all features",
+    "transformer": "transformer", "gru": "GRU",
 }  # fmt: skip
 # More points than this hide one another, and a density says more.
 _SCATTER_ROWS = 3000
+_TIMELINE_ROWS = 200
 
 
 def _title(figure: Figure, variable: str, what: str, n: int, owners: int | None = None) -> None:
@@ -281,3 +286,165 @@ def baseline_plot(
             axes.set_axisbelow(True)
             axes.set_ylim(places[-1] + 0.6, -0.6)
         _title(figure, variable, "the model, its base models, and naive baselines", n, owners)
+
+
+def timeline_plot(
+    path: PathLike, variable: str, frame: pd.DataFrame, n_owners: int = 6, *, salt: str
+) -> None:
+    """Observed and predicted values over time of the owners with the most test items, one panel each.
+
+    Parameters
+    ----------
+    frame : DataFrame
+        The labelled test rows: ``item_id, owner_id, timestamp, observed, calibrated``. Of an owner with more
+        than 200 rows the last 200 are drawn.
+    n_owners : int
+        Panels at most.
+    salt : str
+        Of the hashes that stand for the owners.
+    """
+    rows = frame.sort_values(["timestamp", "item_id"], kind="stable")
+    groups = {owner_key(str(owner), salt): group for owner, group in rows.groupby("owner_id", sort=False)}
+    most = sorted(groups, key=lambda key: (-len(groups[key]), key))[:n_owners]
+    columns = min(2, max(len(most), 1))
+    lines = max(-(-len(most) // columns), 1)
+    with new_figure(path, 4.3 * columns, 1.2 + 1.75 * lines) as figure:
+        places = figure.subplots(lines, columns, sharey=True, squeeze=False).reshape(-1)
+        for place, key in zip(places, most, strict=False):
+            every = groups[key]
+            drawn = every.tail(_TIMELINE_ROWS)
+            many = len(drawn) > 60
+            times = pd.to_datetime(drawn["timestamp"], utc=True).dt.tz_localize(None).to_numpy()
+            place.plot(
+                times, drawn["observed"], "-o", color=GREY, lw=0.8, ms=2.5 if many else 4, mfc=BLACK, mew=0,
+                label="observed",
+            )  # fmt: skip
+            place.plot(
+                times, drawn["calibrated"], "-", color=BLUE, lw=1.3, marker=None if many else "s", ms=3,
+                label="predicted",
+            )  # fmt: skip
+            if times[0] == times[-1]:
+                day = np.timedelta64(1, "D")
+                place.set_xlim(times[0] - day, times[0] + day)
+            locator = AutoDateLocator(minticks=2, maxticks=5)
+            place.xaxis.set_major_locator(locator)
+            place.xaxis.set_major_formatter(ConciseDateFormatter(locator))
+            place.set_ylim(-0.02, 1.02)
+            place.grid(axis="y", lw=0.5, alpha=0.6)
+            counted = f"{len(every):,} item{'s' if len(every) > 1 else ''}"
+            if len(drawn) < len(every):
+                counted = f"last {len(drawn)} of {counted}"
+            r = within_owner_r(every["observed"], every["calibrated"], [key] * len(every))
+            says = f"r = {r:.2f}" if np.isfinite(r) else "r undefined"
+            place.set_title(
+                f"owner {key[:8]}: {counted}, {says}", loc="left", fontweight="normal", fontsize="small"
+            )
+        for place in places[len(most) :]:
+            place.set_visible(False)
+        if most:
+            figure.legend(
+                *places[0].get_legend_handles_labels(), frameon=False, loc="outside lower center", ncols=2
+            )
+            figure.supylabel(variable)
+        else:
+            places[0].set_visible(True)
+            places[0].set_axis_off()
+            places[0].text(0.5, 0.5, "no test rows", color=GREY, ha="center", transform=places[0].transAxes)
+        _title(figure, variable, "timelines", len(frame), len(groups))
+
+
+def history_plot(
+    path: PathLike,
+    variable: str,
+    n: int,
+    slices: Mapping[str, Mapping[str, Mapping[str, Any]]],
+    overall: Mapping[str, Mapping[str, float | None]],
+    baselines: Mapping[str, Mapping[str, Mapping[str, float | None]]],
+) -> None:
+    """RMSE by the number of the owner's items so far: the model, the best lag baseline and the text alone.
+
+    Parameters
+    ----------
+    slices, baselines : mapping
+        Those of a result of :func:`perceive.evaluation.evaluate.evaluate_sequence`.
+    overall : mapping
+        ``{metric: {value, low, high}}`` of the calibrated model.
+    """
+    parts = slices.get("history", {})
+    lags = {name: baselines[name]["rmse"]["value"] for name in LAG_BASELINES if name in baselines}
+    best = best_of(lags, "rmse")
+    compared = [(best, ORANGE, "s", 0.14)] if best else []
+    compared += [("text_alone", GREY, "D", -0.14)] if "text_alone" in baselines else []
+    with new_figure(path, 5.8, 4.2) as figure:
+        axes: Axes = figure.subplots()
+        measured = [(place, part) for place, part in enumerate(parts.values()) if _known(part, "rmse")]
+        model = [(place, part["metrics"]["rmse"]) for place, part in measured]
+        if model:
+            axes.plot(
+                [place for place, _ in model], [numbers["value"] for _, numbers in model], "-o",
+                color=BLUE, lw=1.4, ms=6, zorder=4, label="Perceive",
+            )  # fmt: skip
+        for name, colour, marker, aside in compared:
+            points = [(place + aside, part["baselines"][name]["rmse"]) for place, part in measured]
+            if points:
+                x, y = zip(*points, strict=True)
+                label = BASELINE_LABELS.get(name, name)
+                axes.plot(x, y, marker, color=colour, mfc="white", mew=1.4, ms=6, zorder=3, label=label)
+        for place, numbers in model:
+            if numbers["low"] is not None and numbers["high"] is not None:
+                axes.plot([place] * 2, [numbers["low"], numbers["high"]], color=BLUE, lw=1.6, zorder=4)
+        whole = overall["rmse"]
+        if whole["value"] is not None:
+            label = f"all rows ({_number(whole['value'])})"
+            axes.axhline(whole["value"], color=BLUE, lw=1, ls="--", zorder=1, label=label)
+            if whole["low"] is not None and whole["high"] is not None:
+                axes.axhspan(whole["low"], whole["high"], color=BLUE, alpha=0.1, lw=0, zorder=0)
+        for place, part in enumerate(parts.values()):
+            if not _known(part, "rmse"):
+                axes.text(
+                    place, 0.03, "too few\nrows or\nowners", color=GREY, ha="center", va="bottom",
+                    fontsize="small", transform=axes.get_xaxis_transform(), zorder=5,
+                    bbox={"facecolor": "white", "edgecolor": "none", "pad": 0.8},
+                )  # fmt: skip
+        if not parts:
+            axes.text(0.5, 0.5, "no history", color=GREY, ha="center", transform=axes.transAxes)
+        axes.set_xticks(
+            range(len(parts)), [f"{shown(level)}\n(n={part['n']:,})" for level, part in parts.items()]
+        )
+        axes.set_xlim(-0.5, max(len(parts), 1) - 0.5)
+        axes.margins(y=0.12)
+        axes.tick_params(axis="x", length=0)
+        axes.grid(axis="y", lw=0.5, alpha=0.6)
+        axes.set(xlabel="items of the owner so far, this one included", ylabel="RMSE with 95 % interval")
+        if axes.get_legend_handles_labels()[0]:
+            figure.legend(frameon=False, loc="outside lower center", ncols=2)
+        _title(figure, variable, "RMSE by history", n)
+
+
+def scale_plots(
+    paths: Mapping[str, PathLike], variable: str, frame: pd.DataFrame, result: Mapping[str, Any]
+) -> None:
+    """The plots that every scale has: ``reliability, residuals, slices, baselines``.
+
+    Parameters
+    ----------
+    paths : mapping
+        Plot to its file.
+    frame : DataFrame
+        The labelled test rows: ``observed, calibrated``.
+    result : mapping
+        Of :func:`perceive.evaluation.evaluate.evaluate_regression` or ``evaluate_sequence``.
+    """
+    n, metrics = result["n"], result["metrics"]
+    reliability_plot(paths["reliability"], variable, n, result["reliability"], metrics)
+    residual_plot(paths["residuals"], variable, frame["observed"], frame["calibrated"])
+    slice_plot(paths["slices"], variable, n, metrics["calibrated"], result["slices"])
+    baseline_plot(
+        paths["baselines"],
+        variable,
+        n,
+        metrics["calibrated"],
+        result["bases"],
+        result["baselines"],
+        result["owners"],
+    )

@@ -23,7 +23,8 @@ from perceive.export.graph import (
 from perceive.export.paths import attach, placed_trees
 from perceive.export.report import ExportError, adversarial, ir_bytes, measured_on
 from perceive.path_ensemble import PathAnswers, PathEnsemble
-from perceive.transformer.backbone import Backbone, torch_threads
+from perceive.torch_runs import torch_threads
+from perceive.transformer.backbone import Backbone
 from perceive.transformer.export import (
     PRECISIONS,
     Inputs,
@@ -147,7 +148,7 @@ def export_paths(
             raise ExportError(f"the IR of {variable} cannot be compared with LightGBM: {error}") from error
         for precision, of_precision in zip(paths, shares, strict=True):
             found[precision].setdefault("leaf_equality", {})[name] = of_precision
-    _judge(variable, found, settings["parity_rmse"])
+    judge_parity(variable, found, settings["parity_rmse"])
     proof = {
         "variable": variable,
         "compile": EXACT_CONFIG,
@@ -213,7 +214,7 @@ def _difference(
     }
 
 
-def _judge(variable: str, found: Mapping[str, Mapping[str, Any]], parity_rmse: float) -> None:
+def judge_parity(variable: str, found: Mapping[str, Mapping[str, Any]], parity_rmse: float) -> None:
     for precision, of_one in found.items():
         for rows, shares in of_one.get("leaf_equality", {}).items():
             if wrong := [f"{name} {share:.4%}" for name, share in shares.items() if share != 1]:
@@ -343,5 +344,5 @@ def export_regressor(
             "max_abs": float(np.abs(errors).max()),
             "bytes": ir_bytes(path),
         }
-    _judge(f"the transformer of {variable}", found, parity_rmse)
+    judge_parity(f"the transformer of {variable}", found, parity_rmse)
     return {"variable": variable, "compile": EXACT_CONFIG, "limit_rmse": parity_rmse, "precisions": found}

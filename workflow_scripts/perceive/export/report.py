@@ -24,7 +24,7 @@ from perceive.export.graph import (
     save_ir,
 )
 from perceive.export.trees import TreeEnsemble, adversarial_rows
-from perceive.features.matrix import CONTEXT, TRANSFORMER
+from perceive.features.matrix import CONTEXT
 
 if TYPE_CHECKING:
     from perceive.export.graph import Base
@@ -144,8 +144,8 @@ def export_variable(
         calibrator.y,
         ensemble.columns,
         CONTEXT,
-        # The transformer is a graph of its own, which every scale of a text can share the encoder with.
-        {TRANSFORMER: len(ensemble.columns) - 1} if ensemble.has_transformer else None,
+        # The network is a graph of its own.
+        {ensemble.network: len(ensemble.columns) - 1} if ensemble.network else None,
     )
     save_ir(model, path)
 
@@ -154,7 +154,7 @@ def export_variable(
         return ensemble.predict(features, context)["calibrated"].to_numpy()
 
     hard = adversarial(bases, ensemble.blender, features, context, settings["adversarial_rows"], rng)
-    if ensemble.has_transformer:
+    if ensemble.network:
         # No tree tests it: it is an answer in 0..1, and what is neither would only spread through the sums.
         hard[0][:, -1] = rng.choice(features[:, -1], len(hard[0]))
     try:

@@ -26,9 +26,14 @@ TEXT: tuple[str, ...] = (*LEXICAL, *EMBEDDING)
 """The 405 features without the timeline."""
 
 BASE_FEATURES: dict[str, tuple[str, ...]] = {"lx": LEXICAL, "eb": EMBEDDING, "tm": TEMPORAL, "full": ALL}
-TRANSFORMER = "transformer"
+TRANSFORMER, GRU = "transformer", "gru"
+TEXT_ALONE = "text_alone"
+"""The GRU's twin that sees the item alone: what history adds is measured against it."""
 BASES: tuple[str, ...] = (*BASE_FEATURES, TRANSFORMER)
 """Base models of a regression variable, in the order of the blender's outputs."""
+
+SEQUENCE_BASES: tuple[str, ...] = (*BASE_FEATURES, GRU)
+"""Base models of a sequence variable, in the order of the blender's outputs."""
 
 PATH_BASES: tuple[str, ...] = ("lx", "eb", TRANSFORMER)
 """Base models of a hierarchy variable, in the order of the blender's outputs."""

@@ -90,7 +90,7 @@ def temporal_features(
         When the lengths differ, a time is missing, a valence is not finite, or two items of an owner share
         time and id; the message gives the row, counted from 0.
     """
-    times = _microseconds(timestamps)
+    times = microseconds(timestamps)
     valence = np.asarray(lex_valence, dtype=np.float64)
     n = len(times)
     if not len(owner_ids) == len(item_ids) == len(valence) == n:
@@ -109,7 +109,7 @@ def temporal_features(
     owners = np.fromiter(
         (codes.setdefault(owner, len(codes)) for owner in owner_ids), dtype=np.int64, count=n
     )
-    order = _order(owners, times, item_ids)
+    order = timeline_order(owners, times, item_ids)
     starts = np.flatnonzero(np.diff(owners[order], prepend=-1))
     for start, end in zip(starts, [*starts[1:], n], strict=True):
         rows = order[start:end]
@@ -117,7 +117,7 @@ def temporal_features(
     return features
 
 
-def _microseconds(timestamps: Any) -> np.ndarray:
+def microseconds(timestamps: Any) -> np.ndarray:
     """Times as int64 microseconds since 1970 in UTC."""
     if hasattr(timestamps, "to_numpy") and getattr(timestamps.dtype, "kind", None) == "M":
         times = timestamps.to_numpy(dtype="datetime64[us]")  # pandas converts to UTC
@@ -142,7 +142,7 @@ def _naive_utc(time: Any, row: int) -> datetime:
     return time if time.tzinfo is None else time.astimezone(UTC).replace(tzinfo=None)
 
 
-def _order(owners: np.ndarray, times: np.ndarray, item_ids: Sequence[str]) -> np.ndarray:
+def timeline_order(owners: np.ndarray, times: np.ndarray, item_ids: Sequence[str]) -> np.ndarray:
     """Rows by owner, time and item_id."""
     ids = item_ids if isinstance(item_ids, list) else list(item_ids)
     order = np.lexsort((times, owners))

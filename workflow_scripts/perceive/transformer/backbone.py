@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -85,14 +83,3 @@ def additive_mask(mask: torch.Tensor) -> torch.Tensor:
         True (or 1) at tokens.
     """
     return (1.0 - mask[:, None, None, :].float()) * torch.finfo(torch.float32).min
-
-
-@contextmanager
-def torch_threads(threads: int) -> Iterator[None]:
-    """Torch with so many threads."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(threads)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)

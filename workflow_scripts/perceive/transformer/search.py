@@ -20,15 +20,12 @@ import numpy as np
 import optuna
 import pandas as pd
 from numpy.typing import NDArray
-from optuna.storages import JournalStorage
-from optuna.storages.journal import JournalFileBackend
 from optuna.trial import FrozenTrial, TrialState
 
 from perceive.evaluation.hierarchy import PathScores, path_metrics
 from perceive.transformer.backbone import Backbone
-from perceive.transformer.model import Hierarchy
 from perceive.transformer.training import Examples, Hyperparameters, Machine, Rows, fit, predict
-from perceive.tuning import KernelLock, choose, drop_partial_line, stalled
+from perceive.tuning import ResumableSearch
 
 if TYPE_CHECKING:
     from perceive.taxonomy import Taxonomy
@@ -37,8 +34,6 @@ log = logging.getLogger(__name__)
 
 INTEGERS = ("top_layers", "epochs")
 LOGARITHMIC = ("learning_rate", "head_factor")
-OF_HIERARCHIES = ("gamma", "level_ratio", "class_power")
-"""Hyperparameters that a regressor does not have."""
 
 Answers = Sequence[NDArray[np.float32]]
 Error = Callable[[Answers, Rows], float]
@@ -62,48 +57,6 @@ def hierarchy_error(codes: NDArray[np.int64], taxonomy: Taxonomy) -> Error:
         return 1.0 - (of[f"macro_f1_{taxonomy.levels[0]}"] + of["hierarchical_f1"]) / 2
 
     return error
-
-
-def scales_error(targets: NDArray[np.float32]) -> Error:
-    """Mean over the scales of RMSE by the labels' standard deviation.
-
-    Parameters
-    ----------
-    targets : ndarray of shape (n, scales)
-        NaN where there is no label.
-    """
-    deviation = np.nanstd(targets, axis=0)
-
-    def error(answers: Answers, rows: Rows) -> float:
-        return float(np.mean(np.sqrt(np.nanmean((answers[0] - targets[rows]) ** 2, axis=0)) / deviation))
-
-    return error
-
-
-def sample_owners(owners: pd.Series, usable: NDArray[np.bool_], most: int, *, seed: int) -> NDArray[np.int64]:
-    """Rows of randomly chosen owners: about ``most``, or all usable rows where there are no more.
-
-    Parameters
-    ----------
-    owners : Series of shape (n,)
-    usable : ndarray of shape (n,)
-    most : int
-        No owner is begun after so many rows.
-
-    Returns
-    -------
-    ndarray of int
-        In ascending order.
-    """
-    rows = np.flatnonzero(usable)
-    codes, names = pd.factorize(owners.iloc[rows], sort=True)
-    if len(rows) <= most:
-        return rows
-    order = np.random.default_rng(seed).permutation(len(names))
-    sizes = np.bincount(codes, minlength=len(names))[order]
-    taken = order[np.cumsum(sizes) - sizes < most]
-    log.info("the search works on a sample: %d of %d owners", len(taken), len(names))
-    return rows[np.isin(codes, taken)]
 
 
 @dataclass(frozen=True)
@@ -142,8 +95,8 @@ def climbs(value: float, others: Sequence[float], halving: int) -> bool:
     return bool(np.isfinite(value)) and value <= sorted([*others, value])[place]
 
 
-class TransformerSearch:
-    """A resumable search.
+class TransformerSearch(ResumableSearch):
+    """The search for the hyperparameters of a transformer.
 
     Parameters
     ----------
@@ -180,10 +133,7 @@ class TransformerSearch:
         settings: Mapping[str, Any],
         machine: Machine,
     ) -> None:
-        optuna.logging.set_verbosity(optuna.logging.WARNING)
-        journal.parent.mkdir(parents=True, exist_ok=True)
-        drop_partial_line(journal)
-        self._settings = settings
+        super().__init__(journal, name, settings)
         self._examples, self._backbone, self._machine, self._error = examples, backbone, machine, error
         self._rungs = [Rung(**rung) for rung in settings["rungs"]]
         self._folds = self._sampled(folds)
@@ -192,13 +142,6 @@ class TransformerSearch:
                 f"only {len(self._folds)} folds have labelled rows on both sides, fewer than the rungs need; "
                 "label more owners, or give the last rungs fewer folds"
             )
-        self.study = optuna.create_study(
-            storage=JournalStorage(JournalFileBackend(str(journal), lock_obj=KernelLock(journal))),
-            study_name=name,
-            direction="minimize",
-            load_if_exists=True,
-            sampler=self._sampler(0),
-        )
 
     def _sampled(self, folds: Sequence[tuple[Rows, Rows]]) -> list[tuple[Rows, Rows]]:
         """Labelled rows of each fold in random order, ``max_rows`` and a quarter of that at most.
@@ -218,25 +161,17 @@ class TransformerSearch:
                 sampled.append(pair)
         return sampled
 
-    def _sampler(self, number: int) -> optuna.samplers.BaseSampler:
-        return optuna.samplers.TPESampler(
-            seed=self._settings["seed"] + number, multivariate=True, n_startup_trials=8
-        )
-
     def _known_good(self) -> dict[str, Any]:
         """The defaults, as near as the space allows: tried first, so that one trial is sound."""
         defaults = asdict(Hyperparameters())
         return {
             name: type(defaults[name])(np.clip(defaults[name], limits["low"], limits["high"]))
             for name, limits in self._settings["space"].items()
-            if isinstance(self._examples.output, Hierarchy) or name not in OF_HIERARCHIES
         }
 
     def _suggest(self, trial: optuna.Trial) -> Hyperparameters:
         drawn: dict[str, Any] = dict(self._settings.get("fixed", {}))
         for name, limits in self._settings["space"].items():
-            if name in OF_HIERARCHIES and not isinstance(self._examples.output, Hierarchy):
-                continue
             if name in INTEGERS:
                 drawn[name] = trial.suggest_int(name, int(limits["low"]), int(limits["high"]))
             else:
@@ -288,71 +223,20 @@ class TransformerSearch:
                 raise optuna.TrialPruned
         return value
 
-    def finished(self) -> list[FrozenTrial]:
-        """Trials that count against the budget: complete or pruned."""
-        return self.study.get_trials(deepcopy=False, states=(TrialState.COMPLETE, TrialState.PRUNED))
-
-    def spent(self, done: Sequence[FrozenTrial]) -> float:
-        """Seconds that finished trials took, those before a resumption included."""
-        return float(sum(trial.duration.total_seconds() for trial in done if trial.duration is not None))
-
-    def stopped_by(self) -> str | None:
-        """Why the search has ended: budget, patience or time; None while it has not."""
-        done = self.finished()
-        if len(done) >= self._settings["trials"]:
-            return "budget"
-        if stalled(done, self._settings["patience"], self._settings["min_gain"]):
-            return "patience"
-        # Without a complete trial there would be nothing to choose from.
-        complete = any(trial.state == TrialState.COMPLETE for trial in done)
-        return "time" if complete and self.spent(done) >= self._settings["time_limit_s"] else None
-
-    def run(self) -> None:
-        """Run trials until the budget or the time is spent, or the search has stalled."""
-        # A killed worker leaves a trial that runs for ever; its place is taken by a new one.
-        for trial in self.study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
-            self.study.tell(trial.number, state=TrialState.FAIL)
-        if not self.study.get_trials(deepcopy=False):
-            self.study.enqueue_trial(self._known_good())
-        if done := self.finished():
-            log.info("%s: resumed after %d trials", self.study.study_name, len(done))
-        while self.stopped_by() is None:
-            self.study.sampler = self._sampler(len(self.finished()))
-            self.study.optimize(self._objective, n_trials=1)
-            done = self.finished()
-            last = done[-1]
-            on = len(last.intermediate_values)
-            best = min((t.value for t in done if t.state == TrialState.COMPLETE and t.value), default=np.nan)
-            log.info(
-                "%s: trial %d of %d: %s on rung %d of %d (best %.4f, %.0f s)",
-                self.study.study_name,
-                len(done),
-                self._settings["trials"],
-                f"error {last.intermediate_values[on - 1]:.4f}" if on else "diverged",
-                on,
-                len(self._rungs),
-                best,
-                self.spent(done),
-            )
-        log.info("%s: stopped by %s", self.study.study_name, self.stopped_by())
+    def _told(self, trial: FrozenTrial) -> str:
+        on = len(trial.intermediate_values)
+        error = f"error {trial.intermediate_values[on - 1]:.4f}" if on else "diverged"
+        return f"{error} on rung {on} of {len(self._rungs)}"
 
     def best(self) -> dict[str, Any]:
         """The chosen trial as a JSON value: all hyperparameters, its error, and how the search went."""
-        done = self.finished()
-        chosen = choose(done, self._settings["tolerance"])
+        chosen, course = self.chosen()
         parameters = Hyperparameters(**{**self._settings.get("fixed", {}), **chosen.params})
         return {
             "parameters": asdict(parameters),
             "error": chosen.value,
-            "best_error": min(
-                t.value for t in done if t.state == TrialState.COMPLETE and t.value is not None
-            ),
-            "trial": done.index(chosen),
-            "trials": len(done),
-            "pruned": sum(t.state == TrialState.PRUNED for t in done),
-            "budget": self._settings["trials"],
-            "stopped_by": self.stopped_by(),
-            "seconds": round(self.spent(done), 1),
+            "best_error": self.best_value(),
+            **course,
             "time_limit_s": self._settings["time_limit_s"],
         }
 

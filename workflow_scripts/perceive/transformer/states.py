@@ -26,7 +26,8 @@ from numpy.typing import NDArray
 
 from perceive import io
 from perceive.encoder import META_FILE, TOKENIZER_FILE
-from perceive.transformer.backbone import Backbone, additive_mask, torch_threads
+from perceive.torch_runs import torch_threads
+from perceive.transformer.backbone import Backbone, additive_mask
 
 log = logging.getLogger(__name__)
 

@@ -7,18 +7,17 @@ on a GPU, the layers compute in bf16 (autocast); pooling, head, loss and weights
 from __future__ import annotations
 
 import logging
-import os
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from perceive.transformer.backbone import Backbone, torch_threads
+from perceive.torch_runs import reproducible, torch_threads
+from perceive.transformer.backbone import Backbone
 from perceive.transformer.losses import HierarchyLoss, ScalesLoss, class_weights
 from perceive.transformer.model import Hierarchy, Output, Pooling, Shape, TopTransformer
 from perceive.transformer.states import TokenStates
@@ -161,26 +160,6 @@ class Examples:
         return np.asarray(known.any(axis=1))
 
 
-@contextmanager
-def _reproducible(seed: int, threads: int) -> Iterator[None]:
-    """Torch with a seed and deterministic algorithms; the process's own random state is kept."""
-    # Typed as a plain module, its switch is unknown to the stubs.
-    deterministic: Any = torch.utils.deterministic
-    # cuBLAS is deterministic only with a workspace of fixed size, and reads this when it is first used.
-    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
-    before = torch.are_deterministic_algorithms_enabled(), deterministic.fill_uninitialized_memory
-    with torch.random.fork_rng(), torch_threads(threads):
-        torch.manual_seed(seed)
-        torch.use_deterministic_algorithms(True)
-        # Filling new memory before it is overwritten would only cost time.
-        deterministic.fill_uninitialized_memory = False
-        try:
-            yield
-        finally:
-            torch.use_deterministic_algorithms(before[0])
-            deterministic.fill_uninitialized_memory = before[1]
-
-
 def fit(
     examples: Examples,
     rows: Rows,
@@ -222,7 +201,7 @@ def fit(
     device, bf16 = machine.torch_device(), machine.bf16()
     states = examples.states(examples.depth - parameters.top_layers)
     rng = np.random.default_rng(seed)
-    with _reproducible(seed, machine.threads):
+    with reproducible(seed, machine.threads):
         model = _new_model(examples, rows, backbone, parameters).to(device)
         loss_of = _loss(examples, rows, model, parameters, device)
         batches = [
