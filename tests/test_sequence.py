@@ -205,7 +205,9 @@ def test_a_batch_holds_the_windows_rows_and_zeros_after_them(timelines, rows, le
 def some_model(timelines: Timelines, layers: int = 1, **parameters: Any) -> GruRegressor:
     torch.manual_seed(0)
     groups = parameters.pop("groups", ("embedding", "lexical", "temporal"))
-    return GruRegressor(Shape(timelines.columns, groups, 10, 12, layers)).eval()
+    model = GruRegressor(Shape(timelines.columns, groups, 10, 12, layers))
+    model.get_buffer("target_mean").fill_(0.5)
+    return model.eval()
 
 
 def test_the_columns_of_a_group_that_is_left_out_do_not_matter(timelines: Timelines):
@@ -401,12 +403,13 @@ def test_a_killed_search_resumes_with_its_trials_and_ends_like_an_uninterrupted_
     Hyperparameters(**best["parameters"])
 
 
-def test_the_first_trial_is_the_default_within_the_space(tmp_path, folds):
-    found = search(tmp_path, folds, trials=1)
+def test_the_first_trials_are_the_defaults_within_the_space(tmp_path, folds):
+    found = search(tmp_path, folds, trials=2)
     found.run()
-    (row,) = found.table().to_dict("records")
-    assert (row["hidden"], row["length"], row["layers"]) == (16, 6, 1)
-    assert row["embedding"] and row["lexical"] and row["temporal"]
+    rows = found.table().to_dict("records")
+    assert [(row["hidden"], row["length"], row["layers"]) for row in rows] == [(16, 6, 1)] * 2
+    groups = [[row["embedding"], row["lexical"], row["temporal"]] for row in rows]
+    assert groups == [[True] * 3, [False] * 3]
 
 
 def test_the_search_stops_by_time_but_not_without_a_complete_trial(tmp_path, folds):

@@ -152,6 +152,14 @@ def publish(search: Searched, journal: Path, output: Any) -> None:
             old.unlink()
 
 
+def nearest(values: Mapping[str, Any], space: Mapping[str, Mapping[str, float]]) -> dict[str, Any]:
+    """What ``space`` has nearest to some hyperparameters, each of the type that it has there."""
+    return {
+        name: type(values[name])(np.clip(values[name], limits["low"], limits["high"]))
+        for name, limits in space.items()
+    }
+
+
 class KernelLock(BaseJournalFileLock):
     """Lock on the journal file itself, which vanishes with its process.
 
@@ -212,9 +220,9 @@ class ResumableSearch:
         """What a trial is judged by; notes the attribute ``cost`` of what it would serve."""
         raise NotImplementedError
 
-    def _known_good(self) -> dict[str, Any] | None:
+    def _known_good(self) -> list[dict[str, Any]]:
         """Hyperparameters that are tried first, so that one trial is sound."""
-        return None
+        return []
 
     def _told(self, trial: FrozenTrial) -> str:
         """A finished trial in a few words, for the log."""
@@ -249,9 +257,9 @@ class ResumableSearch:
         # A killed worker leaves a trial that runs for ever; its place is taken by a new one.
         for trial in self.study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
             self.study.tell(trial.number, state=TrialState.FAIL)
-        known_good = self._known_good()
-        if known_good and not self.study.get_trials(deepcopy=False):
-            self.study.enqueue_trial(known_good)
+        if not self.study.get_trials(deepcopy=False):
+            for known_good in self._known_good():
+                self.study.enqueue_trial(known_good)
         name = self.study.study_name
         if done := self.finished():
             log.info("%s: resumed after %d trials", name, len(done))

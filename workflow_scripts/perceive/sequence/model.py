@@ -22,6 +22,8 @@ from perceive.features.matrix import EMBEDDING
 from perceive.sequence.windows import GROUPS
 
 WEIGHTS_FILE, CONFIG_FILE = "model.safetensors", "model.json"
+EMBEDDING_CODE = 16
+"""Numbers that the embedding of an item is reduced to."""
 LARGEST_INPUT = 5.0
 """Standardised inputs are cut off there: counts and gaps have long tails."""
 
@@ -86,12 +88,13 @@ class GruRegressor(nn.Module):
         self.shape = shape
         hidden = shape.hidden
         embedding, others = shape.embedding, shape.others
-        self.register_buffer("embedding_columns", torch.tensor(embedding), persistent=False)
-        self.register_buffer("other_columns", torch.tensor(others), persistent=False)
+        columns = torch.tensor([*embedding, *others], dtype=torch.int64)
+        self.register_buffer("read", columns, persistent=False)
         self.register_buffer("mean", torch.zeros(len(embedding) + len(others)))
         self.register_buffer("deviation", torch.ones(len(embedding) + len(others)))
-        self.project = nn.Linear(len(embedding), hidden) if embedding else None
-        self.encode = nn.Linear((hidden if embedding else 0) + len(others), hidden)
+        # A narrow pass: of some thousand rows, hundreds of dimensions would be learned by heart.
+        self.project = nn.Linear(len(embedding), EMBEDDING_CODE) if embedding else None
+        self.encode = nn.Linear((EMBEDDING_CODE if embedding else 0) + len(others), hidden)
         self.gru = nn.GRU(
             hidden, hidden, shape.layers, batch_first=True, dropout=dropout if shape.layers > 1 else 0.0
         )
@@ -102,40 +105,38 @@ class GruRegressor(nn.Module):
         self.register_buffer("target_mean", torch.zeros(()))
         self.register_buffer("target_deviation", torch.ones(()))
 
-    def standard(self, sequence: torch.Tensor, lengths: torch.Tensor) -> torch.Tensor:
+    def codes(self, items: torch.Tensor) -> torch.Tensor:
+        """Codes of items, shape (..., hidden), from their columns, shape (..., columns)."""
+        inputs = items.index_select(items.ndim - 1, self.get_buffer("read")) - self.get_buffer("mean")
+        inputs = (inputs / self.get_buffer("deviation")).clamp(-LARGEST_INPUT, LARGEST_INPUT)
+        n_embedding = len(self.shape.embedding)
+        parts = [inputs[..., n_embedding:]]
+        if self.project is not None:
+            parts.insert(0, self.dropout(nn.functional.gelu(self.project(inputs[..., :n_embedding]))))
+        return self.dropout(nn.functional.gelu(self.encode(torch.cat(parts, dim=-1))))
+
+    def standard(self, codes: torch.Tensor, lengths: torch.Tensor) -> torch.Tensor:
         """The answer in standard deviations of the training labels from their mean, shape (b,).
 
         Parameters
         ----------
-        sequence : Tensor of shape (b, t, columns)
+        codes : Tensor of shape (b, t, hidden)
             In the order of time; what follows an item's own step is not looked at.
         lengths : Tensor of shape (b,)
             Items of each window.
         """
-        # One step more than any window needs may be given; a gather beyond the end may not.
-        last = (lengths - 1).clamp(0, sequence.shape[1] - 1)
-        steps = torch.arange(sequence.shape[1], device=sequence.device)
-        inside = (steps[None, :] < lengths[:, None]).to(sequence.dtype)[:, :, None]
-        columns = torch.cat([self.get_buffer("embedding_columns"), self.get_buffer("other_columns")])
-        inputs = (sequence.index_select(2, columns.to(torch.int64)) - self.get_buffer("mean")) / (
-            self.get_buffer("deviation")
-        )
-        inputs = inputs.clamp(-LARGEST_INPUT, LARGEST_INPUT) * inside
-        n_embedding = self.get_buffer("embedding_columns").shape[0]
-        parts = [inputs[:, :, n_embedding:]]
-        if self.project is not None:
-            parts.insert(0, nn.functional.gelu(self.project(self.dropout(inputs[:, :, :n_embedding]))))
-        codes = self.dropout(nn.functional.gelu(self.encode(torch.cat(parts, dim=2))))
+        steps = torch.arange(codes.shape[1], device=codes.device)
+        inside = (steps[None, :] < lengths[:, None]).to(codes.dtype)[:, :, None]
         states, _ = self.gru(codes)
-        place = last[:, None, None].expand(-1, 1, self.shape.hidden)
+        place = (lengths - 1)[:, None, None].expand(-1, 1, self.shape.hidden)
         state, own = states.gather(1, place)[:, 0], codes.gather(1, place)[:, 0]
-        usual = (codes * inside).sum(dim=1) / inside.sum(dim=1).clamp_min(1.0)
+        usual = (codes * inside).sum(dim=1) / inside.sum(dim=1)
         return self.head(torch.cat([state, own, own - usual], dim=1))[:, 0]
 
     def forward(self, sequence: torch.Tensor, lengths: torch.Tensor) -> torch.Tensor:
-        """The answer in 0..1, shape (b, 1)."""
+        """The answer in 0..1, shape (b, 1), from the columns of each item, shape (b, t, columns)."""
         mean, deviation = self.get_buffer("target_mean"), self.get_buffer("target_deviation")
-        return (mean + deviation * self.standard(sequence, lengths)).clamp(0.0, 1.0)[:, None]
+        return (mean + deviation * self.standard(self.codes(sequence), lengths)).clamp(0.0, 1.0)[:, None]
 
 
 def save(model: GruRegressor, folder: Path) -> None:

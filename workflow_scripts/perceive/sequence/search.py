@@ -16,7 +16,7 @@ from optuna.trial import TrialState
 from perceive.sequence.model import GruRegressor
 from perceive.sequence.training import Hyperparameters, Rows, fit, predict
 from perceive.sequence.windows import GROUPS, Timelines
-from perceive.tuning import ResumableSearch, best_round
+from perceive.tuning import ResumableSearch, best_round, nearest
 
 INTEGERS = ("hidden", "layers", "length")
 LOGARITHMIC = ("hidden", "learning_rate", "weight_decay")
@@ -88,16 +88,10 @@ class SequenceSearch(ResumableSearch):
         if not self._folds:
             raise ValueError("no fold has labelled rows to learn from and to score on; label more owners")
 
-    def _known_good(self) -> dict[str, Any]:
-        defaults = asdict(Hyperparameters())
-        groups = {group: True for group in GROUPS}
-        return {
-            **groups,
-            **{
-                name: type(defaults[name])(np.clip(defaults[name], limits["low"], limits["high"]))
-                for name, limits in self._settings["space"].items()
-            },
-        }
+    def _known_good(self) -> list[dict[str, Any]]:
+        """The defaults, as near as the space allows, with all groups of columns and with none."""
+        defaults = nearest(asdict(Hyperparameters()), self._settings["space"])
+        return [{**defaults, **dict.fromkeys(GROUPS, read)} for read in (True, False)]
 
     def _suggest(self, trial: optuna.Trial) -> dict[str, Any]:
         drawn: dict[str, Any] = {}

@@ -43,12 +43,12 @@ class Hyperparameters:
     batch_rows : int
     """
 
-    hidden: int = 64
+    hidden: int = 48
     layers: int = 1
     length: int = 10
-    dropout: float = 0.2
-    learning_rate: float = 1e-3
-    weight_decay: float = 0.01
+    dropout: float = 0.3
+    learning_rate: float = 2e-3
+    weight_decay: float = 0.03
     embedding: bool = True
     lexical: bool = True
     temporal: bool = True
@@ -61,18 +61,25 @@ class Hyperparameters:
         return tuple(group for group in GROUPS if getattr(self, group))
 
 
-def batch(timelines: Timelines, rows: Rows, length: int) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
-    """Windows of some rows as a model takes them: features (b, t, columns), and how many count.
-
-    ``t`` is the longest of these windows; what stands after an item's own step is zero.
-    """
+def taken_rows(
+    timelines: Timelines, rows: Rows, length: int
+) -> tuple[NDArray[np.int64], NDArray[np.bool_], NDArray[np.int64]]:
+    """Rows that the windows of some rows hold, shape (b, t), which of them count, and how many do."""
     windows = timelines.windows
     lengths = np.minimum(windows.lengths[rows], length)
     first = windows.lengths[rows] - lengths
     places = np.arange(int(lengths.max(initial=1)))[None, :]
     inside = places < lengths[:, None]
     at = np.minimum(first[:, None] + places, windows.rows.shape[1] - 1)
-    taken = np.take_along_axis(windows.rows[rows], at, axis=1)
+    return np.take_along_axis(windows.rows[rows], at, axis=1).astype(np.int64), inside, lengths
+
+
+def batch(timelines: Timelines, rows: Rows, length: int) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
+    """Windows of some rows as a model takes them: features (b, t, columns), and how many count.
+
+    ``t`` is the longest of these windows; what stands after an item's own step is zero.
+    """
+    taken, inside, lengths = taken_rows(timelines, rows, length)
     sequence = timelines.matrix[np.where(inside, taken, 0)]
     sequence[~inside] = 0.0
     return sequence, lengths
@@ -145,8 +152,12 @@ def fit(
             order = rng.permutation(len(rows))
             for start in range(0, len(order), parameters.batch_rows):
                 chosen = order[start : start + parameters.batch_rows]
-                sequence, lengths = batch(timelines, rows[chosen], parameters.length)
-                answer = model.standard(torch.from_numpy(sequence), torch.from_numpy(lengths))
+                taken, inside, lengths = taken_rows(timelines, rows[chosen], parameters.length)
+                # An item that stands in several windows is encoded once, and padding not at all.
+                unique, places = np.unique(np.where(inside, taken, taken[0, 0]), return_inverse=True)
+                codes = model.codes(torch.from_numpy(timelines.matrix[unique]))
+                windows = codes[torch.from_numpy(places.reshape(taken.shape))]
+                answer = model.standard(windows, torch.from_numpy(lengths))
                 loss = torch.nn.functional.mse_loss(answer, wanted[torch.from_numpy(chosen)])
                 optimizer.zero_grad(set_to_none=True)
                 loss.backward()

@@ -25,7 +25,7 @@ from optuna.trial import FrozenTrial, TrialState
 from perceive.evaluation.hierarchy import PathScores, path_metrics
 from perceive.transformer.backbone import Backbone
 from perceive.transformer.training import Examples, Hyperparameters, Machine, Rows, fit, predict
-from perceive.tuning import ResumableSearch
+from perceive.tuning import ResumableSearch, nearest
 
 if TYPE_CHECKING:
     from perceive.taxonomy import Taxonomy
@@ -161,13 +161,9 @@ class TransformerSearch(ResumableSearch):
                 sampled.append(pair)
         return sampled
 
-    def _known_good(self) -> dict[str, Any]:
-        """The defaults, as near as the space allows: tried first, so that one trial is sound."""
-        defaults = asdict(Hyperparameters())
-        return {
-            name: type(defaults[name])(np.clip(defaults[name], limits["low"], limits["high"]))
-            for name, limits in self._settings["space"].items()
-        }
+    def _known_good(self) -> list[dict[str, Any]]:
+        """The defaults, as near as the space allows."""
+        return [nearest(asdict(Hyperparameters()), self._settings["space"])]
 
     def _suggest(self, trial: optuna.Trial) -> Hyperparameters:
         drawn: dict[str, Any] = dict(self._settings.get("fixed", {}))
