@@ -67,6 +67,11 @@ lock:  ## resolve envs/requirements.in anew into the lock file
 	  .venv-lock/bin/python -m pip freeze | sed 's/^torch==\([0-9.]*\)+.*/torch==\1/' \
 	  | grep -v '^nvidia-\|^triton=='; } > envs/requirements.lock
 	rm -rf .venv-lock
+	$(PYTHON) -m venv .venv-lock
+	.venv-lock/bin/python -m pip install --quiet --disable-pip-version-check -r envs/serving.in -c envs/requirements.lock
+	{ echo "# What a bundle needs to answer, pinned. Written by 'make lock' from serving.in."; \
+	  .venv-lock/bin/python -m pip freeze; } > envs/serving.lock
+	rm -rf .venv-lock
 	$(PYTHON) envs/make_environment.py
 
 clean:  ## remove results and the environment (never the ledgers)

@@ -118,6 +118,8 @@ SCRIPTS = {
     "export_paths": [],
     "export_transformer": [],
     "export_sequence": [],
+    "serving": [],
+    "bundle": ["resources/lexicons", "resources/anchors.tsv"],
 }
 
 
@@ -178,6 +180,7 @@ include: "rules/answers.smk"
 include: "rules/calibration.smk"
 include: "rules/evaluation.smk"
 include: "rules/export.smk"
+include: "rules/bundle.smk"
 
 
 rule all:
@@ -189,6 +192,7 @@ rule all:
         f"{RESULTS}/acceptance.tsv",
         [f"{RESULTS}/evaluation/{name}/{plot}.png" for name in VARIABLES for plot in PLOTS_OF[name]],
         [path for name in VARIABLES for path in exports(name)],
+        f"{RESULTS}/bundle/manifest.json",
 
 
 # Every variable's name is a target: its export and what that needs, no more.

@@ -48,8 +48,6 @@ rule answers:
         "../envs/environment.yaml"
     resources:
         mem_mb=4000,
-    params:
-        states=STATES,
     message:
         "Answering {wildcards.variable} for every item"
     script:
@@ -75,8 +73,6 @@ rule answers_transformer:
         "../envs/environment.yaml"
     resources:
         mem_mb=4000,
-    params:
-        states=STATES,
     message:
         "Answering {wildcards.variable} by the transformer"
     script:

@@ -75,3 +75,17 @@ def encoder_files(wildcards):
     if model.startswith("package:"):
         return []
     return sorted(str(path) for path in Path(model).expanduser().rglob("*") if path.is_file())
+
+
+def served(wildcards):
+    """Trained parts of all variables, which a bundle is made of."""
+    found = []
+    for name in VARIABLES:
+        found += [f"{RESULTS}/blend/{name}/model.txt", f"{RESULTS}/calibration/{name}/calibrator.json"]
+        trees = PATH_TREES if name in HIERARCHIES else TREES
+        found += expand(f"{RESULTS}/models/{name}/{{base}}/model.txt", base=trees)
+        if name in HIERARCHIES:
+            found += expand(f"{RESULTS}/models/{name}/{{base}}/model.json", base=trees)
+        network = f"{RESULTS}/models/{name}/{BASES[name][-1]}"
+        found += [f"{network}/model.safetensors", f"{network}/model.json"]
+    return found

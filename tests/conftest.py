@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,6 +13,8 @@ from hypothesis import HealthCheck, settings
 
 # No test looks anything up on a model hub.
 os.environ["HF_HUB_OFFLINE"] = "1"
+
+from project import Project, build
 
 from perceive.encoder import check_weights, convert, resolve_model, source_sha256
 
@@ -155,3 +158,20 @@ def tokenizer(folders: tuple[Path, Path]) -> TextTokenizer:
     from perceive.transformer.states import TextTokenizer
 
     return TextTokenizer(folders[1])
+
+
+@pytest.fixture(scope="session")
+def project(tmp_path_factory: pytest.TempPathFactory) -> Project:
+    """The real DAG on a small corpus, built once for all tests."""
+    return build(tmp_path_factory.mktemp("workflow").resolve())
+
+
+@pytest.fixture
+def unchanged(project: Project) -> Iterator[Project]:
+    """The project, put back as it was after the test."""
+    annotations, stat = project.annotations.read_bytes(), project.annotations.stat()
+    yield project
+    project.annotations.write_bytes(annotations)
+    os.utime(project.annotations, ns=(stat.st_atime_ns, stat.st_mtime_ns))
+    project.configure()
+    assert project.planned("all") == {}

@@ -63,8 +63,8 @@ def test_many_trees_and_many_leaves(sizes: tuple[int, int]) -> None:
     check_exact(lgb.train(params, lgb.Dataset(x, target(rng, x), params=params), trees), x)
 
 
-def test_a_tree_that_is_one_long_chain() -> None:
-    depth = 300
+def chain(depth: int) -> lgb.Booster:
+    """One tree that is a chain, with as many thresholds of one column as it is deep."""
     fields = {
         "num_leaves": [depth + 1],
         "num_cat": [0],
@@ -79,8 +79,12 @@ def test_a_tree_that_is_one_long_chain() -> None:
     header = "tree\nversion=v4\nnum_class=1\nnum_tree_per_iteration=1\nlabel_index=0\nmax_feature_idx=0\n"
     header += "objective=regression\nfeature_names=x\nfeature_infos=[0:30]\n"
     tree = "\n".join(f"{name}={' '.join(map(str, values))}" for name, values in fields.items())
-    booster = lgb.Booster(model_str=f"{header}\nTree=0\n{tree}\nshrinkage=1\n\n\nend of trees\n")
-    assert TreeEnsemble.from_lightgbm(booster).depth.tolist() == [depth]
+    return lgb.Booster(model_str=f"{header}\nTree=0\n{tree}\nshrinkage=1\n\n\nend of trees\n")
+
+
+def test_a_tree_that_is_one_long_chain() -> None:
+    booster = chain(300)
+    assert TreeEnsemble.from_lightgbm(booster).depth.tolist() == [300]
     check_exact(booster, np.linspace(-1, 31, 500, dtype=np.float32)[:, None])
 
 
@@ -134,9 +138,9 @@ class Variable:
         self.feature_names = [f"f{i}" for i in range(12)]
         self.context_names = [f'c "{i}" <&>' for i in range(4)]
 
-    def model(self, x: np.ndarray = X_KNOTS, y: np.ndarray = Y_KNOTS) -> ov.Model:
+    def model(self, x: np.ndarray = X_KNOTS, y: np.ndarray = Y_KNOTS, precision: str = "fp32") -> ov.Model:
         names = self.feature_names, self.context_names
-        return build_variable_model("valence", self.bases, self.blender, x, y, *names)
+        return build_variable_model("valence", self.bases, self.blender, x, y, *names, precision=precision)
 
     def hard(self, max_rows: int = 1_000) -> tuple[np.ndarray, np.ndarray]:
         rng = np.random.default_rng(9)

@@ -2,159 +2,22 @@
 
 from __future__ import annotations
 
-import collections
 import json
 import os
-import re
 import shutil
-import signal
-import subprocess
-import sys
-import time
-from collections.abc import Callable, Iterator
-from pathlib import Path
 
 import numpy as np
 import openvino as ov
 import pandas as pd
 import pytest
-import yaml
+from project import SMALL, Project, scripts_of, wait_for
 from safetensors import safe_open
 
-from perceive.corpus.synthesize import generate, scaled
 from perceive.variables import CORES, HIERARCHIES, VARIABLES
 
-REPOSITORY = Path(__file__).resolve().parent.parent
 REGRESSIONS = [name for name, of in VARIABLES.items() if of.kind == "regression"]
 SEQUENCES = [name for name, of in VARIABLES.items() if of.kind == "sequence"]
 SCALES = [*REGRESSIONS, *SEQUENCES]
-SMALL = {
-    "corpus": {"name": "small", "annotations": ["annotations.jsonl"]},
-    "tuning": {
-        "trials": dict.fromkeys(VARIABLES, 3),
-        "max_trees": 30,
-        "space": {"num_leaves": {"low": 7, "high": 15}, "max_depth": {"low": 3, "high": 4}},
-    },
-    "models": {
-        **{base: {"trees": 20, "num_leaves": 7} for base in ("lx", "eb", "tm")},
-        "transformer": {"top_layers": 1, "epochs": 1},
-    },
-    "path_models": {base: {"trees": 4} for base in ("lx", "eb")},
-    "transformer": {"space": {"top_layers": {"low": 0, "high": 1}, "epochs": {"low": 2, "high": 2}}},
-    "sequence": {"full": {"trees": 20, "num_leaves": 7}, "max_epochs": 3},
-    "blend": {"max_trees": 8, "min_data_in_leaf": 20},
-    "evaluation": {"bootstrap": 100},
-    "export": {"latency_repeats": 20, "adversarial_rows": 500},
-}
-
-
-class Project:
-    """A folder with annotations and a configuration, in which the workflow runs."""
-
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
-        self.annotations = folder / "annotations.jsonl"
-        self.results = folder / "results"
-
-    def configure(self, **changes: object) -> None:
-        (self.folder / "small.yaml").write_text(yaml.safe_dump({**SMALL, **changes}))
-
-    def command(self, *arguments: str) -> list[str]:
-        return [
-            sys.executable, "-m", "snakemake", "--snakefile", str(REPOSITORY / "Snakefile"),
-            "--directory", str(self.folder), "--cores", "2", *arguments,
-            "--configfile", str(self.folder / "small.yaml"),
-        ]  # fmt: skip
-
-    def run(self, *arguments: str, timeout: float = 600) -> subprocess.CompletedProcess[str]:
-        return subprocess.run(
-            self.command(*arguments), capture_output=True, text=True, timeout=timeout, cwd=self.folder
-        )
-
-    def start(self, *arguments: str) -> subprocess.Popen[bytes]:
-        log = open(self.folder / "killed.log", "wb")  # noqa: SIM115 (lives as long as the process)
-        return subprocess.Popen(self.command(*arguments), stdout=log, stderr=log, cwd=self.folder)
-
-    def planned(self, *arguments: str) -> dict[str, set[str]]:
-        """Rules that would run, each with the variables that it would run for (none: an empty set)."""
-        done = self.run("--summary", *arguments)
-        assert done.returncode == 0, done.stdout + done.stderr
-        header, *lines = (line.split("\t") for line in done.stdout.splitlines())
-        assert header[0] == "output_file" and len(lines) > 20
-        plan: dict[str, set[str]] = collections.defaultdict(set)
-        for line in lines:
-            if line[-1] != "no update":
-                plan[line[2]] |= set(VARIABLES) & set(re.split(r"[/.]", line[0]))
-        return dict(plan)
-
-    def records(self) -> list[dict]:
-        return [json.loads(line) for line in self.annotations.read_text().splitlines()]
-
-    def write(self, records: list[dict]) -> None:
-        self.annotations.write_text("".join(json.dumps(record) + "\n" for record in records))
-
-
-def wait_for(condition: Callable[[], bool], seconds: float, what: str) -> None:
-    end = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < end, f"waited {seconds} s in vain for {what}"
-        time.sleep(0.05)
-
-
-def scripts_of(folder: Path) -> list[int]:
-    """Process ids of the workflow's scripts that run for ``folder``."""
-    found = []
-    for entry in Path("/proc").iterdir():
-        try:
-            if entry.name.isdigit() and os.readlink(entry / "cwd") == str(folder):
-                command = (entry / "cmdline").read_bytes()
-                if b".snakemake/scripts/" in command:
-                    found.append(int(entry.name))
-        except OSError:
-            continue
-    return found
-
-
-@pytest.fixture(scope="module")
-def project(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Project]:
-    folder = tmp_path_factory.mktemp("workflow").resolve()
-    made = Project(folder)
-    made.write(list(generate(seed=5, **scaled(600, owners=90))))
-    lines = made.annotations.read_text().splitlines()
-    # One line that cannot be used, and one text that must never reach a log or a report.
-    record = json.loads(lines[0])
-    record["text"] = f"<script>alert('planted')</script> {record['text']}"
-    lines[0] = json.dumps(record)
-    made.annotations.write_text("\n".join([*lines, '{"owner_id": "nobody"}']) + "\n")
-    made.configure()
-
-    # The first run is killed in the middle of the tuning; the same command then finishes it.
-    killed = made.start("all")
-    journal = made.results / "cache" / "tuning"
-    wait_for(
-        lambda: killed.poll() is not None or any(journal.glob("*/*.journal")), 400, "the tuning to begin"
-    )
-    assert killed.poll() is None, (folder / "killed.log").read_text()
-    killed.send_signal(signal.SIGKILL)
-    killed.wait()
-    wait_for(lambda: not scripts_of(folder), 5, "the scripts of the killed run to die")
-    assert not (made.results / "acceptance.tsv").exists()
-    done = made.run("all")
-    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
-    made.output = done.stdout + done.stderr  # type: ignore[attr-defined]
-    yield made
-
-
-@pytest.fixture
-def unchanged(project: Project) -> Iterator[Project]:
-    """The project, put back as it was after the test."""
-    annotations, stat = project.annotations.read_bytes(), project.annotations.stat()
-    yield project
-    project.annotations.write_bytes(annotations)
-    os.utime(project.annotations, ns=(stat.st_atime_ns, stat.st_mtime_ns))
-    project.configure()
-    assert project.planned("all") == {}
-
 
 pytestmark = pytest.mark.workflow
 
@@ -372,6 +235,7 @@ def test_lost_metadata_rebuilds_nothing(unchanged: Project) -> None:
 # What a changed label of any variable touches: the annotators are compared and the corpus drawn again.
 ABOUT_THE_CORPUS = {"agreement", "review", "portrait", "summary"}
 EXPORTS = {"export", "export_paths", "export_transformer", "export_sequence"}
+SERVED = {"serving", "bundle"}
 EVALUATIONS = {"evaluation", "evaluation_paths", "evaluation_sequence"}
 # Of every scale, of a regression alone, and of a sequence alone.
 SCALE_CHAIN = {"oof", "audit_oof", "models", "blend", "calibration", "export"}
@@ -402,7 +266,7 @@ def test_a_corrected_label_rebuilds_its_variable_and_who_reads_it(unchanged: Pro
         labels["valence"] = 0.9 if labels["valence"] < 0.5 else 0.1
     unchanged.write(records)
     plan = unchanged.planned("all")
-    assert set(plan) == CHAIN | SEQUENCE_CHAIN | ABOUT_THE_CORPUS | {"answers_scale", "acceptance"}
+    assert set(plan) == CHAIN | SEQUENCE_CHAIN | ABOUT_THE_CORPUS | {"answers_scale", "acceptance"} | SERVED
     own = CHAIN - SCALE_CHAIN | {"agreement", "answers_scale"}
     assert variables_of(plan, own) == {"valence"}
     assert variables_of(plan, SEQUENCE_CHAIN) == {"congruence", "comparator"}
@@ -418,7 +282,7 @@ def test_a_corrected_path_rebuilds_its_variable_and_who_reads_it(unchanged: Proj
     unchanged.write(records)
     plan = unchanged.planned("all")
     readers = SCALE_CHAIN | REGRESSION_CHAIN | SEQUENCE_CHAIN
-    assert set(plan) == PATH_CHAIN | readers | ABOUT_THE_CORPUS | {"acceptance"}
+    assert set(plan) == PATH_CHAIN | readers | ABOUT_THE_CORPUS | {"acceptance"} | SERVED
     assert variables_of(plan, PATH_CHAIN) == {"invoked"}
     assert variables_of(plan, REGRESSION_CHAIN) == {"willingness"}
     assert variables_of(plan, SEQUENCE_CHAIN) == {"congruence"}
@@ -434,7 +298,7 @@ def test_a_corrected_label_of_a_sequence_rebuilds_it_alone(unchanged: Project) -
     unchanged.write(records)
     plan = unchanged.planned("all")
     own = {"labels"} | SCALE_CHAIN | SEQUENCE_CHAIN
-    assert set(plan) == own | ABOUT_THE_CORPUS | {"acceptance"}
+    assert set(plan) == own | ABOUT_THE_CORPUS | {"acceptance"} | SERVED
     assert variables_of(plan, own | {"agreement"}) == {"comparator"}
 
 
@@ -445,8 +309,8 @@ def test_a_label_of_a_variable_that_is_not_built_trains_nothing(unchanged: Proje
     records[3]["annotations"][0]["perception_labels"]["congruence"] = 0.5
     unchanged.write(records)
     plan = unchanged.planned("all")
-    assert set(before) == {"acceptance"}
-    assert set(plan) == ABOUT_THE_CORPUS | {"acceptance"} and plan["agreement"] == {"congruence"}
+    assert set(before) == {"acceptance"} | SERVED
+    assert set(plan) == ABOUT_THE_CORPUS | {"acceptance"} | SERVED and plan["agreement"] == {"congruence"}
 
 
 def test_another_rater_of_the_same_ratings_trains_nothing(unchanged: Project) -> None:
@@ -455,7 +319,7 @@ def test_another_rater_of_the_same_ratings_trains_nothing(unchanged: Project) ->
     unchanged.write(records)
     plan = unchanged.planned("all")
     # The gates look at the ceiling, which the raters decide.
-    assert set(plan) == ABOUT_THE_CORPUS | EVALUATIONS | {"acceptance"}
+    assert set(plan) == ABOUT_THE_CORPUS | EVALUATIONS | {"acceptance", "bundle"}
     assert plan["agreement"] == set(VARIABLES)
     assert plan["evaluation"] == set(REGRESSIONS) and plan["evaluation_paths"] == set(HIERARCHIES)
     assert plan["evaluation_sequence"] == set(SEQUENCES)
@@ -511,11 +375,11 @@ def test_a_new_item_rebuilds_what_must_see_it(unchanged: Project) -> None:
 @pytest.mark.parametrize(
     ("change", "rules"),
     [
-        ({"gates": {"valence": ["rmse <= 0.5"]}}, {"acceptance"}),
+        ({"gates": {"valence": ["rmse <= 0.5"]}}, {"acceptance", "bundle"}),
         ({"export": {**SMALL["export"], "adversarial_rows": 600}}, EXPORTS),
-        ({"evaluation": {"bootstrap": 120}}, EVALUATIONS | {"acceptance"}),
+        ({"evaluation": {"bootstrap": 120}}, EVALUATIONS | {"acceptance", "bundle"}),
         ({"calibration": {"max_knots": 5}},
-         {"calibration", "evaluation", "evaluation_sequence", "acceptance", "export"}),
+         {"calibration", "evaluation", "evaluation_sequence", "acceptance", "export"} | SERVED),
         ({"privacy": {"salt": "perceive"}}, set()),
     ],
     ids=["gate", "export", "evaluation", "calibration", "same value"],

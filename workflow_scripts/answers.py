@@ -10,14 +10,19 @@ from snakemake.iocontainers import Snakemake
 from perceive import io, job
 from perceive.answers import blended, fill, upstream_frame
 from perceive.classifiers import read_trees
+from perceive.encoder import resolve_model
 from perceive.features.matrix import PATH_BASES, context
 from perceive.features.path_store import path_columns, path_inputs
 from perceive.features.store import ITEM_COLUMNS
 from perceive.path_ensemble import PathEnsemble
 from perceive.taxonomy import load_taxonomy
-from perceive.transformer.inputs import Source, examples, extra_inputs, machine, no_targets
+from perceive.torch_runs import torch_threads
+from perceive.transformer.backbone import load_backbone
+from perceive.transformer.export import answers as transformed
+from perceive.transformer.export import ask_torch
+from perceive.transformer.inputs import extra_inputs
 from perceive.transformer.model import Hierarchy, load
-from perceive.transformer.training import predict
+from perceive.transformer.states import TextTokenizer
 
 
 def main(snakemake: Snakemake) -> None:
@@ -50,24 +55,23 @@ def main(snakemake: Snakemake) -> None:
     features = pd.concat(map(io.read_parquet, snakemake.input.features), ignore_index=True)
     position = pd.Series(np.arange(len(items)), index=pd.Index(items["item_id"]))
     rows = position.loc[features["item_id"]].to_numpy()
-    source = Source.load(
-        settings["backbone"],
-        Path(snakemake.input.encoder).parent,
-        Path(snakemake.params.states),
-        threads=snakemake.threads,
-    )
-    model = load(Path(snakemake.input.transformer).parent, source.backbone)
+    backbone = load_backbone(resolve_model(settings["backbone"]["model"]))
+    model = load(Path(snakemake.input.transformer).parent, backbone)
     served = items.iloc[rows].reset_index(drop=True)
-    source.store.prepare(served["text"].tolist(), [source.store.depth - model.shape.top_layers])
     extra = extra_inputs(variable, served["item_id"], lexical, cues)
-    unknown = no_targets(hierarchy, len(served))
-    of = examples(variable, served, unknown, hierarchy, extra, source.store)
     matrix = path_inputs(features, columns, cues)
     per_base = {
         trees.name: ensemble.classify(trees, matrix, threads=snakemake.threads)
         for trees in ensemble.classifiers
     }
-    per_base["transformer"] = predict(model, of, np.arange(len(served)), machine(settings, snakemake.threads))
+    # In full precision from the text, as it is served: cached states are halves.
+    with torch_threads(snakemake.threads):
+        per_base["transformer"] = transformed(
+            ask_torch(model, backbone),
+            TextTokenizer(Path(snakemake.input.encoder).parent),
+            served["text"].tolist(),
+            {"extra": extra} if model.shape.extra else {},
+        )
     of_context = context(served, lexical.iloc[rows])
     per_base["blend"] = ensemble.blend(per_base, of_context, threads=snakemake.threads)[0]
     for name, levels in per_base.items():

@@ -7,34 +7,36 @@ import pandas as pd
 from snakemake.iocontainers import Snakemake
 
 from perceive import io, job
+from perceive.encoder import resolve_model
 from perceive.features.matrix import TRANSFORMER
-from perceive.transformer.inputs import Source, examples, extra_inputs, machine, no_targets
+from perceive.torch_runs import torch_threads
+from perceive.transformer.backbone import load_backbone
+from perceive.transformer.export import answers, ask_torch
+from perceive.transformer.inputs import extra_inputs
 from perceive.transformer.model import load
-from perceive.transformer.training import predict
+from perceive.transformer.states import TextTokenizer
 
 
 def main(snakemake: Snakemake) -> None:
     variable = snakemake.wildcards.variable
     settings = io.read_json(snakemake.input.settings)
+    backbone = load_backbone(resolve_model(settings["backbone"]["model"]))
     items = io.read_parquet(snakemake.input.corpus, ["item_id", "text"])
     split = io.read_parquet(snakemake.input.split_items, ["split"])["split"].to_numpy(dtype=object)
-    source = Source.load(
-        settings["backbone"],
-        Path(snakemake.input.encoder).parent,
-        Path(snakemake.params.states),
-        threads=snakemake.threads,
-    )
-    model = load(Path(snakemake.input.transformer).parent, source.backbone)
-    rows = np.flatnonzero((split == "val") | (split == "test"))
-    served = items.iloc[rows].reset_index(drop=True)
-    source.store.prepare(served["text"].tolist(), [source.store.depth - model.shape.top_layers])
+    model = load(Path(snakemake.input.transformer).parent, backbone)
+    served = items.iloc[np.flatnonzero((split == "val") | (split == "test"))].reset_index(drop=True)
     extra = extra_inputs(
         variable, served["item_id"], *map(io.read_parquet, (snakemake.input.lexical, snakemake.input.cues))
     )
-    output = model.shape.output
-    of = examples(variable, served, no_targets(output, len(served)), output, extra, source.store)
-    answers = predict(model, of, np.arange(len(served)), machine(settings, snakemake.threads))[0]
-    frame = pd.DataFrame({"item_id": served["item_id"], TRANSFORMER: answers[:, 0]})
+    # In full precision from the text, as it is served: cached states are halves.
+    with torch_threads(snakemake.threads):
+        (found,) = answers(
+            ask_torch(model, backbone),
+            TextTokenizer(Path(snakemake.input.encoder).parent),
+            served["text"].tolist(),
+            {"extra": extra} if model.shape.extra else {},
+        )
+    frame = pd.DataFrame({"item_id": served["item_id"], TRANSFORMER: found[:, 0]})
     io.write_parquet(snakemake.output.answers, frame)
 
 

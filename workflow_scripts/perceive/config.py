@@ -532,6 +532,14 @@ class ExportSettings(Section):
     )
 
 
+class BundleSettings(Section):
+    precision: Literal["auto", "fp32", "fp16", "int8"] = Field(
+        "auto",
+        description="What the bundle answers with unless told otherwise; auto: the smallest precision that "
+        "answers as the training pipeline does (export.compressed_parity_rmse).",
+    )
+
+
 def _default_gates() -> dict[str, list[str]]:
     return {name: [str(gate) for gate in gates] for name, gates in DEFAULT_GATES.items()}
 
@@ -594,6 +602,7 @@ class Settings(Section):
         "optional slice, as in 'rmse[SHORT] <= 0.16'. Changing one judges again and trains nothing.",
     )
     export: ExportSettings = Field(ExportSettings(), description="OpenVINO export and its proofs.")
+    bundle: BundleSettings = Field(BundleSettings(), description="What a team deploys.")
 
     @field_validator("results")
     @classmethod
@@ -789,6 +798,25 @@ def slices(settings: Settings) -> dict[str, Any]:
         parts["path_models/transformer"] = transformer
     for stage in ("blend", "evaluation", "export"):
         parts[stage] = {**dump[stage], "seed": settings.seed}
+    encoders = [language for language, encoder in settings.encoders.items() if encoder.model]
+    parts["serving"] = {
+        "kinds": {name: settings.kind(name) for name in settings.variables},
+        "reads": {name: list(settings.reads(name)) for name in settings.variables},
+        "backbone": transformer["backbone"],
+        "encoder": settings.transformer.encoder,
+        "encoders": {
+            language: "text" if language == settings.transformer.encoder else f"encoder_{language}"
+            for language in encoders
+        },
+    }
+    parts["bundle"] = {
+        **dump["bundle"],
+        **{key: dump["export"][key] for key in ("parity_rmse", "compressed_parity_rmse")},
+        **dump["features"],
+        "corpus": settings.corpus.name,
+        "source": dump["corpus"]["source"],
+        "input": {key: dump["corpus"][key] for key in ("default_language", "default_timezone", "limits")},
+    }
     # Plots name owners by their hash.
     parts["evaluation"] |= dump["privacy"]
     return parts

@@ -8,6 +8,16 @@ Missing values cost nothing per node. The input is widened once into *slots*, on
 column, missing mode and default side that occurs; in its slot a missing value already is -inf (left
 everywhere) or +inf (right everywhere), and each decision is one comparison.
 
+Trees come in three precisions, which decide alike to the last bit and differ in what they store:
+
+* ``fp32``: everything as it is computed.
+* ``fp16``: leaves in half precision, node numbers in as few bytes as they need; thresholds stay float32.
+* ``int8``: thresholds as uint8 *bins*, leaves as int16. The value of a slot becomes the number of the slot's
+  own thresholds below it, and "x > the j-th threshold" the same as "number > j".
+
+What is stored small is widened by constant operations, which the compiler folds: a walk costs the same, and
+``int8`` adds the look-up of the bins, a few comparisons for each slot.
+
 The CPU plugin may compute in bf16 by default, which moves decisions: compile with `compile_exact`.
 """
 
@@ -17,8 +27,9 @@ import json
 import os
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
+from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -43,6 +54,11 @@ FINAL_NODES = "trees/final_nodes"
 
 BLENDER = "blender"
 
+PRECISIONS = ("fp32", "fp16", "int8")
+
+EDGES_AT_MOST = 255
+"""Distinct thresholds of a slot whose bins, 0 to this number, fit uint8; a leaf's bin is this number."""
+
 LEAVES_AT_ONCE = 4_000_000
 """Pairs of row and tree whose leaves are compared together; bounds the memory of the proof."""
 
@@ -63,6 +79,7 @@ class Forest:
     value : float32 [M], of a leaf: its value less the mean over its tree's leaves (small numbers add up with
         small errors; ``bias`` gives the means back).
     leaf_number : int32 [M], LightGBM's number of a leaf in its tree; -1 for other nodes.
+    leaf_tree : int32 [M], place of a leaf's tree in the given order; -1 for other nodes.
     root, depth, tree : int32 [T], sorted by depth; ``tree`` is the place in the given order.
     output : int32 [T], the column of the sums; the ensembles' columns follow each other.
     bias : float64 [outputs]
@@ -76,6 +93,7 @@ class Forest:
     threshold: NDArray[np.float32]
     value: NDArray[np.float32]
     leaf_number: NDArray[np.int32]
+    leaf_tree: NDArray[np.int32]
     root: NDArray[np.int32]
     depth: NDArray[np.int32]
     tree: NDArray[np.int32]
@@ -98,10 +116,10 @@ class Forest:
         key = np.full(size, -1)
         threshold = np.full(size, np.inf, dtype=np.float32)
         value = np.zeros(size)
-        leaf_number = np.full(size, -1)
+        leaf_number, leaf_tree = np.full(size, -1), np.full(size, -1)
         bias = np.zeros(n_outputs)
         roots, outputs = [], []
-        start = first_output = 0
+        start = first_output = first_tree = 0
         for trees in ensembles:
             n_nodes = len(trees.feature)
             root = start + np.arange(trees.n_trees)
@@ -127,12 +145,14 @@ class Forest:
             mean = np.bincount(tree_of_leaf, trees.leaf_value) / np.bincount(tree_of_leaf)
             value[leaf_at] = trees.leaf_value - mean[tree_of_leaf]
             leaf_number[leaf_at] = trees.leaf_number
+            leaf_tree[leaf_at] = first_tree + tree_of_leaf
             np.add.at(bias, first_output + trees.output, mean)
 
             roots.append(root)
             outputs.append(first_output + trees.output)
             start += trees.n_trees + 2 * n_nodes
             first_output += trees.n_outputs
+            first_tree += trees.n_trees
 
         splits = key >= 0
         used = np.unique(key[splits]) if splits.any() else np.zeros(1, dtype=np.int64)
@@ -145,6 +165,7 @@ class Forest:
             threshold=threshold,
             value=value.astype(np.float32),
             leaf_number=leaf_number.astype(np.int32),
+            leaf_tree=leaf_tree.astype(np.int32),
             root=np.concatenate(roots)[order].astype(np.int32),
             depth=depth[order],
             tree=order.astype(np.int32),
@@ -159,9 +180,36 @@ class Forest:
         )
 
 
-def lower_forest(forest: Forest, matrix: ov.Output) -> ov.Output:
-    """Add a forest to a graph: float32 ``matrix`` [N, columns] to sums of leaves, float32 [N, outputs]."""
+def lower_forest(forest: Forest, matrix: ov.Output, precision: str = "fp32") -> ov.Output:
+    """Add a forest to a graph.
+
+    Parameters
+    ----------
+    forest : Forest
+    matrix : ov.Output, float32 [N, columns]
+    precision : str
+        One of `PRECISIONS`: how the trees are stored. No decision depends on it, only the last digits of the
+        sums: half a thousandth (fp16) or a 65,000th (int8) of each tree's largest leaf at most.
+
+    Returns
+    -------
+    ov.Output, float32 [N, outputs]
+        Sums of leaves.
+
+    Raises
+    ------
+    ValueError
+        Another precision.
+    """
+    if precision not in PRECISIONS:
+        raise ValueError(f"trees come in the precisions {', '.join(PRECISIONS)}, not in {precision!r}")
+    limit: NDArray = forest.threshold
+    edges: list[NDArray[np.float32]] = []
+    if precision == "int8":
+        forest, limit, edges = _binned(forest)
     slots = _slots(forest, matrix)
+    if precision == "int8":
+        slots = _bins(edges, slots)
     n_slots = len(forest.column)
     # One flat table and row offsets: gather_elements has no vectorised kernel, and the CPU plugin's gather
     # with batch_dims=1 crashes on short static shapes (seen with 2026.4).
@@ -169,7 +217,9 @@ def lower_forest(forest: Forest, matrix: ov.Output) -> ov.Output:
     n_rows = ops.squeeze(ops.gather(ops.shape_of(slots, "i32"), _ints([0]), _int(0)), _ints([0]))
     stop = ops.multiply(n_rows, _int(n_slots))
     offset = ops.unsqueeze(ops.range(_int(0), stop, _int(n_slots), "i32"), _ints([1]))
-    child, slot, threshold = (ops.constant(table) for table in (forest.child, forest.slot, forest.threshold))
+    child, slot, leaf, indicator = _tables(forest, precision)
+    deciding = ops.constant if limit.dtype == np.uint8 else _deciding
+    threshold = deciding(limit)
 
     def step(first: ov.Output, value: ov.Output, limit: ov.Output) -> ov.Output:
         return ops.add(first, ops.convert(ops.greater(value, limit), "i32")).output(0)
@@ -178,7 +228,7 @@ def lower_forest(forest: Forest, matrix: ov.Output) -> ov.Output:
     at = step(
         ops.constant(forest.child[forest.root][None]),
         ops.gather(slots, ops.constant(forest.slot[forest.root]), _int(1)),
-        ops.constant(forest.threshold[forest.root][None]),
+        deciding(limit[forest.root][None]),
     )
     finished: list[ov.Output] = []
     n_active = len(forest.root)
@@ -193,16 +243,115 @@ def lower_forest(forest: Forest, matrix: ov.Output) -> ov.Output:
     # concat also where it has one input only: it names the result
     final = ops.concat([at, *finished], 1)
     final.set_friendly_name(FINAL_NODES)
-    leaf_values = ops.gather(ops.constant(forest.value), final, _int(0))
-    indicator = np.zeros((len(forest.bias), len(forest.root)), dtype=np.float32)
-    indicator[forest.output, np.arange(len(forest.root))] = 1
-    sums = ops.matmul(leaf_values, ops.constant(indicator), False, True)
+    sums = ops.matmul(ops.gather(leaf, final, _int(0)), indicator, False, True)
     return ops.add(sums, ops.constant(forest.bias[None].astype(np.float32))).output(0)
+
+
+def _tables(forest: Forest, precision: str) -> tuple[ov.Output, ov.Output, ov.Output, ov.Output]:
+    """What a walk looks up: child and slot, int32 [M], leaf value, float32 [M], and float32 [outputs, T].
+
+    The last says how much each tree, in the order of the walk, adds to each sum.
+    """
+    n_outputs, n_trees = len(forest.bias), len(forest.root)
+    if precision == "fp32":
+        indicator = np.zeros((n_outputs, n_trees), dtype=np.float32)
+        indicator[forest.output, np.arange(n_trees)] = 1
+        tables = (forest.child, forest.slot, forest.value, indicator)
+        return tuple(ops.constant(table).output(0) for table in tables)  # type: ignore[return-value]
+
+    # Children lie close behind their parents, so that the distance takes a byte in most forests. Only roots
+    # lie far off: they are walked through before any table is read.
+    ahead = forest.child - np.arange(len(forest.child))
+    ahead[forest.root] = 0
+    number = ops.range(_int(0), _int(len(ahead)), _int(1), "i32")
+    distance = _small(ahead)
+    child = ops.add(number, distance)
+
+    # Each tree has a scale of its own, which costs nothing: it is the tree's share in the sums.
+    leaves = forest.leaf_tree >= 0
+    largest = np.zeros(n_trees)
+    np.maximum.at(largest, forest.leaf_tree[leaves], np.abs(forest.value[leaves]))
+    smallest = np.finfo(np.float32).tiny
+    if precision == "int8":
+        scale = np.maximum(largest / np.iinfo(np.int16).max, smallest).astype(np.float32)
+    else:  # a power of two, so that half precision rounds, but neither overflows nor runs dry
+        scale = np.maximum(np.exp2(np.frexp(largest)[1]), smallest).astype(np.float32)
+    scaled = np.where(leaves, forest.value / scale[forest.leaf_tree].astype(np.float64), 0)
+    if precision == "int8":
+        # A leaf tests nothing and only a leaf has a value: they share a table. What a leaf looks up decides
+        # nothing (no bin exceeds its own), but it must be there to look up.
+        shared = _small(np.where(leaves, np.rint(scaled), forest.slot), least=np.int16)
+        slot = ops.select(ops.equal(distance, _int(0)), _int(0), shared)
+        leaf = ops.convert(shared, "f32")
+    else:
+        slot = _small(forest.slot)
+        leaf = ops.convert(ops.constant(scaled.astype(np.float16)), "f32")
+    adds = ops.equal(_small(forest.output[None]), _ints(range(n_outputs), (-1, 1)))
+    share = ops.multiply(ops.convert(adds, "f32"), ops.constant(scale[forest.tree][None]))
+    return child.output(0), slot.output(0), leaf.output(0), share.output(0)
+
+
+def _small(numbers: NDArray, least: type[np.integer] = np.uint8) -> Any:
+    """Whole numbers stored in as few bytes as hold them all, widened to int32."""
+    for dtype in (least, np.int16):
+        if np.iinfo(dtype).min <= numbers.min() and numbers.max() <= np.iinfo(dtype).max:
+            return ops.convert(ops.constant(numbers.astype(dtype)), "i32")
+    return ops.constant(numbers.astype(np.int32))
+
+
+def _binned(forest: Forest) -> tuple[Forest, NDArray[np.uint8], list[NDArray[np.float32]]]:
+    """Thresholds as bins, uint8 [M], and the distinct thresholds of each slot, rising.
+
+    A slot with more than `EDGES_AT_MOST` of them becomes several, each with a part of them: a comparison with
+    one of them needs only those of its part. The forest returned has these slots.
+    """
+    splits = np.flatnonzero(forest.leaf_number < 0)
+    edges: list[NDArray[np.float32]] = []
+    origin: list[int] = []
+    slot = np.zeros_like(forest.slot)
+    limit = np.full(len(slot), EDGES_AT_MOST, dtype=np.uint8)
+    splits = splits[np.argsort(forest.slot[splits], kind="stable")]
+    bounds = np.searchsorted(forest.slot[splits], np.arange(len(forest.column) + 1))
+    for number, (start, end) in enumerate(pairwise(bounds)):
+        nodes = splits[start:end]
+        distinct, rank = np.unique(forest.threshold[nodes], return_inverse=True)
+        if not len(nodes):  # no tree has a split
+            distinct = np.array([np.inf], dtype=np.float32)
+        slot[nodes] = len(edges) + rank // EDGES_AT_MOST
+        limit[nodes] = rank % EDGES_AT_MOST
+        parts = [distinct[i : i + EDGES_AT_MOST] for i in range(0, len(distinct), EDGES_AT_MOST)]
+        edges += parts
+        origin += [number] * len(parts)
+    of_parts = {name: getattr(forest, name)[origin] for name in ("column", "missing", "fill", "cap")}
+    return replace(forest, slot=slot, **of_parts), limit, edges
+
+
+def _bins(edges: Sequence[NDArray[np.float32]], slots: ov.Output) -> ov.Output:
+    """Number of each slot's edges below its value, uint8 [N, S]; beyond the last any larger number.
+
+    Found by halving, one comparison for each bit: the edges of the n-th comparison, 2 ** n of each slot, are
+    one table. Edges are stored once, and the tables made of them by constant operations.
+    """
+    counts = [len(of_slot) for of_slot in edges]
+    n_slots, n_bits = len(counts), int(max(counts)).bit_length()
+    flat = _deciding(np.concatenate(edges))
+    ends = np.cumsum(counts)
+    start, last = _ints(ends - counts, (-1, 1)), _ints(ends - 1, (-1, 1))
+    # Place of a slot in the next table; the bits found so far are its lower digits.
+    at: Any = _ints(range(n_slots), (1, -1))
+    for bit in range(n_bits):
+        middles = (2 * np.arange(2**bit) + 1) * 2 ** (n_bits - bit - 1) - 1
+        table = ops.gather(flat, ops.minimum(ops.add(start, _ints(middles, (1, -1))), last), _int(0))
+        edge = ops.gather(ops.reshape(table, _ints([-1]), special_zero=False), at, _int(0))
+        above = ops.convert(ops.greater(slots, edge), "i32")
+        at = ops.add(ops.multiply(at, _int(2)), above)
+    number = ops.subtract(at, _ints(np.arange(n_slots) * 2**n_bits, (1, -1)))
+    return ops.convert(number, "u8").output(0)
 
 
 def _slots(forest: Forest, matrix: ov.Output) -> ov.Output:
     zero = ops.constant(np.float32(0))
-    is_zero = ops.less_equal(ops.abs(matrix), ops.constant(ZERO_THRESHOLD))
+    is_zero = ops.less_equal(ops.abs(matrix), _deciding(ZERO_THRESHOLD))
     values = ops.gather(
         ops.select(is_zero, zero, matrix), ops.constant(forest.column.astype(np.int32)), _int(1)
     )
@@ -213,14 +362,14 @@ def _slots(forest: Forest, matrix: ov.Output) -> ov.Output:
             missing, ops.logical_and(ops.equal(values, zero), ops.constant(zero_too[None]))
         )
     if np.isfinite(forest.cap).any():
-        values = ops.minimum(values, ops.constant(forest.cap[None]))
-    return ops.select(missing, ops.constant(forest.fill[None]), values).output(0)
+        values = ops.minimum(values, _deciding(forest.cap[None]))
+    return ops.select(missing, _deciding(forest.fill[None]), values).output(0)
 
 
-def ensemble_model(ensemble: TreeEnsemble) -> ov.Model:
+def ensemble_model(ensemble: TreeEnsemble, precision: str = "fp32") -> ov.Model:
     """One ensemble alone: ``features`` [?, F] to ``prediction`` [?, outputs] as of ``Booster.predict``."""
     features = ops.parameter([-1, ensemble.n_features], np.float32, name="features")
-    sums = lower_forest(Forest.of([ensemble]), features.output(0))
+    sums = lower_forest(Forest.of([ensemble]), features.output(0), precision)
     return _model({"features": features}, {"prediction": _transformed(ensemble, sums)}, "ensemble")
 
 
@@ -233,6 +382,7 @@ def build_variable_model(
     feature_names: Sequence[str],
     context_names: Sequence[str] = (),
     answered: Mapping[str, int] | None = None,
+    precision: str = "fp32",
 ) -> ov.Model:
     """The whole model of a regression variable as one graph.
 
@@ -255,6 +405,8 @@ def build_variable_model(
         Columns of the two inputs.
     answered : mapping of name to int, optional
         Further base models, the last of the blend, whose answer is that column of the features.
+    precision : str
+        How the trees are stored; see `lower_forest`. The rest of the graph is float32.
 
     Returns
     -------
@@ -267,7 +419,7 @@ def build_variable_model(
     perceive.export.trees.UnsupportedModelError
         A booster that cannot be lowered exactly.
     ValueError
-        Shapes that do not fit, or knots out of order.
+        Shapes that do not fit, knots out of order, or another precision.
     """
     knots_x, knots_y = _knots(calibrator_x, calibrator_y)
     answered = answered or {}
@@ -288,7 +440,7 @@ def build_variable_model(
     if blender is not None:
         inputs["context"] = ops.parameter([-1, width - len(feature_names)], np.float32, name="context")
         matrix = ops.concat([features, inputs["context"]], 1).output(0)
-    sums = lower_forest(Forest.of(ensembles), matrix)
+    sums = lower_forest(Forest.of(ensembles), matrix, precision)
 
     if blender is not None:
         base_sums, scores = ops.variadic_split(sums, _int(1), _ints([n_trees, n_bases])).outputs()
@@ -353,12 +505,10 @@ def _calibrated(raw: ov.Output, x: NDArray[np.float32], y: NDArray[np.float32]) 
     # The segment is looked up rather than summed over hinges: there each knot would add its own rounding
     # error.
     inside = ops.clamp(raw, float(x[0]), float(x[-1]))
-    passed = ops.convert(ops.greater_equal(inside, ops.constant(x[None, :-1])), "f32")
+    passed = ops.convert(ops.greater_equal(inside, _deciding(x[None, :-1])), "f32")
     segment = ops.subtract(ops.convert(ops.reduce_sum(passed, _ints([1]), keep_dims=True), "i32"), _int(1))
     slope = (np.diff(y.astype(np.float64)) / np.diff(x.astype(np.float64))).astype(np.float32)
-    start, level, rise = (
-        ops.gather(ops.constant(table), segment, _int(0)) for table in (x[:-1], y[:-1], slope)
-    )
+    start, level, rise = (ops.gather(_deciding(table), segment, _int(0)) for table in (x[:-1], y[:-1], slope))
     value = ops.add(level, ops.multiply(rise, ops.subtract(inside, start)))
     return ops.clamp(value, 0.0, 1.0).output(0)
 
@@ -399,16 +549,40 @@ def _described(model: ov.Model, variable: str, about: Mapping[str, Sequence[str]
     return model
 
 
+def _deciding(values: ArrayLike) -> Any:
+    """A float32 constant that decisions are made by, marked so that no pass turns it to half precision.
+
+    `save_ir` compresses nothing, but ``openvino.save_model`` does unless told not to: reading a graph and
+    saving it again would move walks, turn infinities into 65504, and make neighbouring knots of a calibrator
+    one. Python cannot set the mark, but the
+    reader of IRs can, so the constant is read. In an IR the mark is called "precise"; OpenVINO 2026.4 reads
+    it as its ``DisablePrecisionConversion`` and saves it under that name.
+    """
+    array = np.array(values, dtype=np.float32)
+    shape = ",".join(map(str, array.shape))
+    port = f'<port id="0" precision="FP32">{"".join(f"<dim>{size}</dim>" for size in array.shape)}</port>'
+    ir = f"""<net name="constant" version="11"><layers>
+        <layer id="0" name="values" type="Const" version="opset1">
+            <data element_type="f32" shape="{shape}" offset="0" size="{array.nbytes}" />
+            <rt_info><attribute name="precise" version="0" /></rt_info>
+            <output>{port}</output>
+        </layer>
+        <layer id="1" name="result" type="Result" version="opset1"><input>{port}</input></layer>
+    </layers><edges><edge from-layer="0" from-port="0" to-layer="1" to-port="0" /></edges></net>"""
+    model = ov.Core().read_model(ir.encode(), array.tobytes())
+    return model.get_results()[0].input_value(0).get_node()
+
+
 def _int(value: int) -> Any:
     return ops.constant(np.int32(value))
 
 
-def _ints(values: Sequence[int]) -> Any:
-    return ops.constant(np.array(values, dtype=np.int32))
+def _ints(values: ArrayLike, shape: Sequence[int] = (-1,)) -> Any:
+    return ops.constant(np.array(values, dtype=np.int32).reshape(shape))
 
 
 def save_ir(model: ov.Model, path: str | Path) -> None:
-    """Write ``path`` (.xml) and the .bin beside it, in float32; each appears whole or not at all."""
+    """Write ``path`` (.xml) and the .bin beside it, compressing nothing; each appears whole or not at all."""
     path = Path(path)
     if path.suffix != ".xml":
         raise ValueError(f"an IR is named by its .xml file, not {path.name}")
@@ -430,6 +604,7 @@ def compile_exact(
     device: str = "CPU",
     batch: int | None = None,
     threads: int | None = None,
+    hints: Mapping[str, str] | None = None,
 ) -> ov.CompiledModel:
     """Compile for float32 arithmetic.
 
@@ -442,13 +617,15 @@ def compile_exact(
     threads : int, optional
         CPU threads; by default one for a single row (sharing so little work costs more than it saves), else
         all.
+    hints : mapping of str to str, optional
+        Options instead of `EXACT_CONFIG`, for a graph without trees and calibrators.
     """
     if not isinstance(model, ov.Model):
         model = core.read_model(str(model))
     if batch is not None:
         model = model.clone()
         model.reshape({port: [batch, *list(port.partial_shape)[1:]] for port in model.inputs})
-    config = dict(EXACT_CONFIG)
+    config = dict(EXACT_CONFIG if hints is None else hints)
     if threads is None and batch == 1:
         threads = 1
     if device == "CPU":

@@ -157,6 +157,8 @@ class InhibitionExtractor:
         The folder with inhibition.tsv and the lists of `LexicalExtractor`.
     licensed
         Licensed word lists, as for `LexicalExtractor`.
+    lexical
+        The extractor of these lists, where there is one already.
 
     Raises
     ------
@@ -164,8 +166,13 @@ class InhibitionExtractor:
         With file, line and remedy, when a list is missing or malformed.
     """
 
-    def __init__(self, lexicon_dir: Path, licensed: Mapping[str, Path] | None = None) -> None:
-        self._lexical = LexicalExtractor(lexicon_dir, licensed)
+    def __init__(
+        self,
+        lexicon_dir: Path,
+        licensed: Mapping[str, Path] | None = None,
+        lexical: LexicalExtractor | None = None,
+    ) -> None:
+        self._lexical = lexical or LexicalExtractor(lexicon_dir, licensed)
         path = Path(lexicon_dir) / "inhibition.tsv"
         marks = _read_marks(path)
         self._refuse_diminishers(path, marks)
@@ -206,7 +213,9 @@ class InhibitionExtractor:
         words = {word for candidates in phrases.values() for phrase in candidates for word in phrase.words}
         return _Marks(phrases, frozenset(words), emoji_columns)
 
-    def transform(self, texts: Sequence[str], languages: Sequence[str]) -> np.ndarray:
+    def transform(
+        self, texts: Sequence[str], languages: Sequence[str], lexical: np.ndarray | None = None
+    ) -> np.ndarray:
         """Compute the cues.
 
         Parameters
@@ -215,6 +224,8 @@ class InhibitionExtractor:
             n texts; any string, also an empty one.
         languages
             n of `LANGUAGES`.
+        lexical
+            Their lexical features, where they are known already.
 
         Returns
         -------
@@ -226,7 +237,8 @@ class InhibitionExtractor:
         ValueError
             When the lengths differ, or a language is unknown.
         """
-        lexical = self._lexical.transform(texts, languages)
+        if lexical is None:
+            lexical = self._lexical.transform(texts, languages)
         cues = np.zeros((len(texts), len(CUES)), dtype=np.float32)
         cues[:, _HEDGES] = lexical[:, _DIMINISHERS]
         cues[:, _NEGATED] = lexical[:, _NEGATIONS]

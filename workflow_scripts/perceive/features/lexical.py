@@ -193,14 +193,29 @@ def _forms(path: Path, number: int, cell: str, seen: dict[str, int]) -> list[str
     return forms
 
 
-def _vader_file(name: str) -> list[list[str]]:
+VADER_FILES = ("vader_lexicon.txt", "emoji_utf8_lexicon.txt")
+
+
+def vader_folder() -> Path:
+    """Where the installed package keeps VADER's lists.
+
+    Raises
+    ------
+    ModuleNotFoundError
+        If it is not installed.
+    """
     # The module itself is not imported: it pulls in `requests` and is needed for two text files only.
     spec = importlib.util.find_spec("vaderSentiment")
     if spec is None or not spec.submodule_search_locations:
         raise ModuleNotFoundError(
             "the package vaderSentiment, which carries VADER's lexicon, is not installed"
         )
-    path = Path(next(iter(spec.submodule_search_locations))) / name
+    return Path(next(iter(spec.submodule_search_locations)))
+
+
+def _vader_file(folder: Path, name: str) -> list[list[str]]:
+    """Rows of a list of VADER's: the folder's own copy, which a bundle has, or the installed one."""
+    path = folder / name if (folder / name).exists() else vader_folder() / name
     return [line.split("\t") for line in path.read_text(encoding="utf-8").splitlines() if "\t" in line]
 
 
@@ -439,7 +454,7 @@ class LexicalExtractor:
 
     def __init__(self, lexicon_dir: Path, licensed: Mapping[str, Path] | None = None) -> None:
         folder = Path(lexicon_dir)
-        vader = {cells[0].replace(" ", "_"): float(cells[1]) for cells in _vader_file("vader_lexicon.txt")}
+        vader = {cells[0].replace(" ", "_"): float(cells[1]) for cells in _vader_file(folder, VADER_FILES[0])}
         english: _Lexicon = {form: _Entry({"lex_valence": score}) for form, score in vader.items()}
         english.update(_read_affect(folder / "english.tsv", vader))
         acronyms = {form for form, entry in english.items() if "lex_arousal" not in entry.scores}
@@ -481,15 +496,15 @@ class LexicalExtractor:
         for form in own:
             if "_" not in form and len(form) >= _SKELETON_MIN:
                 self._skeletons.setdefault(hinglish_skeleton(form), self._words["hinglish"][form])
-        self._emoji = self._emoji_tokens(_read_affect(folder / "emoji.tsv", {}))
+        self._emoji = self._emoji_tokens(folder, _read_affect(folder / "emoji.tsv", {}))
         self._emoticons = {
             form: self._words["en"][form] for form in vader if not _WORD.fullmatch(form.replace("_", ""))
         }
         self._cache: dict[str, dict[str, _Chunk]] = {language: {} for language in LANGUAGES}
 
-    def _emoji_tokens(self, own: _Lexicon) -> dict[str, _Token]:
+    def _emoji_tokens(self, folder: Path, own: _Lexicon) -> dict[str, _Token]:
         tokens: dict[str, _Token] = {}
-        for sequence, description in _vader_file("emoji_utf8_lexicon.txt"):
+        for sequence, description in _vader_file(folder, VADER_FILES[1]):
             # The description's strongest word. VADER adds up all of them, so that "smiling face with smiling
             # eyes" would be twice as pleasant as "smiling face".
             words = [

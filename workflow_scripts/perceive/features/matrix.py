@@ -8,13 +8,16 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 import numpy as np
-import pandas as pd
 
 from perceive.features.lexical import FEATURES as LEXICAL
 from perceive.features.temporal import FEATURES as TEMPORAL
 from perceive.variables import CORES
+
+if TYPE_CHECKING:  # what serves does without
+    import pandas as pd
 
 EMBEDDING_DIMENSION = 384
 ANCHORS: tuple[str, ...] = tuple(f"anchor_{core.lower()}" for core in CORES)
@@ -64,9 +67,21 @@ def context(items: pd.DataFrame, lexical: pd.DataFrame) -> np.ndarray:
     ndarray of shape (n, 9), float32
         Columns as in `CONTEXT`.
     """
-    columns = [(items["length_bucket"] == bucket).to_numpy() for bucket in LENGTHS]
-    columns += [(items["language"] == language).to_numpy() for language in LANGUAGES]
-    columns += [lexical[name].to_numpy() for name in CONTEXT[5:]]
+    return context_of(
+        items["length_bucket"].to_numpy(dtype=object),
+        items["language"].to_numpy(dtype=object),
+        lexical[list(LEXICAL)].to_numpy(),
+    )
+
+
+def context_of(
+    length_buckets: Sequence[str] | np.ndarray, languages: Sequence[str] | np.ndarray, lexical: np.ndarray
+) -> np.ndarray:
+    """`context` from plain arrays; ``lexical`` has the columns of the lexical features."""
+    buckets, spoken = np.asarray(length_buckets, dtype=object), np.asarray(languages, dtype=object)
+    columns = [buckets == bucket for bucket in LENGTHS]
+    columns += [spoken == language for language in LANGUAGES]
+    columns += [lexical[:, LEXICAL.index(name)] for name in CONTEXT[5:]]
     return np.column_stack(columns).astype(np.float32)
 
 
@@ -153,6 +168,8 @@ def assemble(
     lexical: pd.DataFrame, embedding: pd.DataFrame, temporal: pd.DataFrame, projected: np.ndarray
 ) -> pd.DataFrame:
     """Join the feature groups of the same rows into ``item_id`` and the 418 columns of `ALL`, float32."""
+    import pandas as pd
+
     values = np.column_stack(
         [
             lexical[list(LEXICAL)].to_numpy(np.float32),

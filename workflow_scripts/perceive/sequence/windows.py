@@ -8,14 +8,16 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import pandas as pd
 from numpy.typing import NDArray
 
 from perceive.features.matrix import EMBEDDING, LEXICAL, TEMPORAL
 from perceive.features.temporal import microseconds, timeline_order
+
+if TYPE_CHECKING:  # what serves does without
+    import pandas as pd
 
 GAP = "log_gap_hours"
 """Logarithm of one more than the hours since the owner's item before; 0 at the first."""
@@ -85,7 +87,10 @@ def windows(
         )
     if longest < 1:
         raise ValueError(f"a window holds at least its own item, so longest must be 1 or more, not {longest}")
-    owners = pd.factorize(np.asarray(owner_ids, dtype=object))[0] if n else np.zeros(0, dtype=np.int64)
+    codes: dict[Any, int] = {}
+    owners = np.fromiter(
+        (codes.setdefault(owner, len(codes)) for owner in owner_ids), dtype=np.int64, count=n
+    )
     order = timeline_order(owners, times, item_ids)
     first = np.diff(owners[order], prepend=-1) != 0
     place = np.arange(n)
@@ -168,5 +173,5 @@ class Timelines:
         KeyError
             If one is unknown.
         """
-        place = pd.Series(np.arange(len(self.item_ids)), index=pd.Index(self.item_ids))
-        return place.loc[list(item_ids)].to_numpy()
+        place = {item: row for row, item in enumerate(self.item_ids)}
+        return np.array([place[item] for item in item_ids], dtype=np.int64)

@@ -100,13 +100,6 @@ def read_targets(
     return [read_labels(path).reindex(ids).to_numpy(np.float32)[:, None]], Scales((variable,))
 
 
-def no_targets(output: Output, n: int) -> Targets:
-    """Targets of n items whose labels are not to be looked at."""
-    if isinstance(output, Hierarchy):
-        return [np.zeros((n, size), dtype=np.float32) for size in output.sizes]
-    return [np.full((n, size), np.nan, dtype=np.float32) for size in output.sizes]
-
-
 def examples(
     variable: str,
     items: pd.DataFrame,

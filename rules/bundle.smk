@@ -1,0 +1,64 @@
+# What a team deploys: all variables in few graphs, with everything that they need, proven and hashed.
+
+ENCODERS = [name for name, encoder in SETTINGS.encoders.items() if encoder.model]
+ANY_TAXONOMY = TAXONOMY if set(VARIABLES) & set(HIERARCHIES) else []
+
+
+rule serving:
+    input:
+        served,
+        own_encoders=expand(
+            f"{RESULTS}/encoder/{{language}}/encoder.json",
+            language=[name for name in ENCODERS if name != SETTINGS.transformer.encoder],
+        ),
+        taxonomy=ANY_TAXONOMY,
+        settings=settings("serving"),
+        code=code("serving"),
+    output:
+        plan=f"{RESULTS}/serving/plan.json",
+    log:
+        f"{RESULTS}/logs/serving.log",
+    benchmark:
+        f"{RESULTS}/benchmarks/serving.tsv"
+    conda:
+        "../envs/environment.yaml"
+    threads: workflow.cores or 1
+    resources:
+        mem_mb=6000,
+    message:
+        "Building the graphs that answer"
+    script:
+        "../workflow_scripts/serving.py"
+
+
+rule bundle:
+    input:
+        plan=f"{RESULTS}/serving/plan.json",
+        corpus=f"{RESULTS}/corpus/items.parquet",
+        split_items=f"{RESULTS}/splits/items.parquet",
+        encoders=expand(f"{RESULTS}/encoder/{{language}}/encoder.json", language=ENCODERS),
+        projection=f"{RESULTS}/features/projection.safetensors",
+        predictions=expand(f"{RESULTS}/evaluation/{{name}}/predictions.parquet", name=VARIABLES),
+        acceptance=f"{RESULTS}/acceptance.tsv",
+        taxonomy=ANY_TAXONOMY,
+        licensed=list(SETTINGS.features.licensed_lexicons.values()),
+        settings=settings("bundle"),
+        code=code("bundle"),
+    output:
+        manifest=f"{RESULTS}/bundle/manifest.json",
+        parity=f"{RESULTS}/serving/parity.json",
+    log:
+        f"{RESULTS}/logs/bundle.log",
+    benchmark:
+        f"{RESULTS}/benchmarks/bundle.tsv"
+    conda:
+        "../envs/environment.yaml"
+    threads: workflow.cores or 1
+    resources:
+        mem_mb=4000,
+    params:
+        cache=f"{RESULTS}/cache/embeddings.sqlite",
+    message:
+        "Putting the bundle together, and proving that it answers as the models do"
+    script:
+        "../workflow_scripts/bundle.py"

@@ -1,0 +1,256 @@
+"""The bundle of the small project: what it answers, and what it refuses."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import sqlite3
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+from project import REPOSITORY, Project
+
+from perceive.serving.build import records
+from perceive.serving.bundle import Bundle, BundleError
+from perceive.serving.history import History, HistoryError
+from perceive.serving.plan import stages
+from perceive.serving.scorer import Perceiver
+from perceive.variables import HIERARCHIES, VARIABLES
+
+pytestmark = pytest.mark.workflow
+TOLERANCE = 1e-5
+
+
+@pytest.fixture(scope="module")
+def bundle(project: Project) -> Path:
+    return project.results / "bundle"
+
+
+@pytest.fixture(scope="module")
+def some(project: Project) -> list[dict[str, Any]]:
+    """The items of some owners, in the order of time."""
+    items = pd.read_parquet(project.results / "corpus/items.parquet")
+    split = pd.read_parquet(project.results / "splits/items.parquet")["split"]
+    return records(items[split == "test"].sort_values(["timestamp", "item_id"]))[:60]
+
+
+@pytest.fixture(scope="module")
+def scorer(bundle: Path) -> Iterator[Perceiver]:
+    made = Perceiver.load(bundle, precision="fp32", device="CPU")
+    yield made
+    made.history.close()
+
+
+def numbers(answer: dict[str, Any]) -> list[float]:
+    found: list[float] = []
+    for value in answer["perception"].values():
+        found += [*value["p"], *value["probabilities"].values()] if isinstance(value, dict) else [value]
+    return found
+
+
+def same(ours: list[dict[str, Any]], theirs: list[dict[str, Any]], tolerance: float = TOLERANCE) -> None:
+    assert [one["item_id"] for one in ours] == [one["item_id"] for one in theirs]
+    found, expected = (np.array([numbers(one) for one in answers]) for answers in (ours, theirs))
+    assert np.abs(found - expected).max() <= tolerance
+
+
+def command(*arguments: object) -> list[str]:
+    return [sys.executable, "-m", "perceive", "score", *map(str, arguments)]
+
+
+ENVIRONMENT = {**os.environ, "PYTHONPATH": str(REPOSITORY / "workflow_scripts")}
+
+
+def run(*arguments: object, given: str | None = None) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        command(*arguments), input=given, capture_output=True, text=True, env=ENVIRONMENT, timeout=300
+    )
+
+
+def lines(rows: list[dict[str, Any]]) -> str:
+    return "".join(json.dumps(row) + "\n" for row in rows)
+
+
+def test_the_bundle_answers_as_the_pipeline_did(project: Project) -> None:
+    parity = json.loads((project.results / "serving/parity.json").read_text())
+    assert set(parity["judged"]) == set(VARIABLES) and parity["rows"] > 50
+    exact = parity["precisions"]["fp32"]
+    assert {name: one["rmse"] <= TOLERANCE for name, one in exact.items()} == dict.fromkeys(VARIABLES, True)
+    assert all(exact[name]["same_path"] == 1 for name in HIERARCHIES)
+    manifest = json.loads((project.results / "bundle/manifest.json").read_text())
+    assert manifest["precision"]["default"] == parity["smallest"]
+
+
+def test_one_by_one_in_the_order_of_time_is_as_all_at_once(
+    bundle: Path, scorer: Perceiver, some: list[dict[str, Any]]
+) -> None:
+    alone = Perceiver.load(bundle, precision="fp32", device="CPU")
+    one_by_one = [answer for row in some for answer in alone.score([row])]
+    shuffled = [some[place] for place in np.random.default_rng(0).permutation(len(some))]
+    together = {answer["item_id"]: answer for answer in scorer.score(shuffled)}
+    same(one_by_one, [together[row["item_id"]] for row in some])
+    assert not any("late" in answer for answer in one_by_one)
+    # History is what makes them differ from items of strangers.
+    strangers = Perceiver.load(bundle, precision="fp32", device="CPU")
+    apart = strangers.score([{**row, "owner_id": f"stranger {n}"} for n, row in enumerate(some)])
+    found, expected = (np.array([numbers(one) for one in answers]) for answers in (apart, one_by_one))
+    assert np.abs(found - expected).max() > 1e-3
+
+
+def test_bad_records_are_answered_in_their_place_and_late_ones_are_marked(
+    bundle: Path, some: list[dict[str, Any]]
+) -> None:
+    scorer = Perceiver.load(bundle, device="CPU")
+    owner = some[0]["owner_id"]
+    old = {**some[0], "item_id": "old", "timestamp": "2020-01-01"}
+    gone = {"item_id": some[0]["item_id"], "owner_id": owner, "withdrawn": True}
+    assert "perception" in scorer.score([some[0]])[0]
+    answers = scorer.score(
+        [old, None, {"owner_id": "x", "timestamp": "2025-01-01"}, gone, {**some[1], "perception_labels": 1}]
+    )
+    assert answers[0]["late"] is True and "perception" in answers[4]
+    fields = [answer["error"]["field"] for answer in answers[1:4]]
+    assert fields == ["line", "text", "withdrawn"]
+    assert [earlier.item_id for earlier in scorer.history.earlier(owner)][:1] == ["old"]
+    assert some[0]["item_id"] not in {earlier.item_id for earlier in scorer.history.earlier(owner)}
+    # The same item again is answered again, and is no history for itself.
+    twice = scorer.score([some[2], some[2]])
+    same(twice[:1], twice[1:])
+
+
+def test_the_history_file_joins_two_processes_and_holds_no_text(
+    bundle: Path, scorer: Perceiver, some: list[dict[str, Any]], tmp_path: Path
+) -> None:
+    history = tmp_path / "history.sqlite"
+    options = ("--bundle", bundle, "--precision", "fp32", "--history", history)
+    first = run(*options, given=lines(some[:30]))
+    second = run(*options, given=lines(some[30:]))
+    assert first.returncode == second.returncode == 0, first.stderr + second.stderr
+    answers = [json.loads(line) for line in (first.stdout + second.stdout).splitlines()]
+    same(answers, scorer.score(some))
+    for path in tmp_path.iterdir():
+        held = path.read_bytes()
+        assert not any(row["text"].encode() in held for row in some)
+    with pytest.raises(HistoryError, match="of other models are no history"):
+        History(history, "another bundle", 3)
+    history.write_bytes(b"no database at all, but long enough to be looked at" * 100)
+    with pytest.raises(HistoryError, match="cannot be used"):
+        History(history, "another bundle", 3)
+
+
+def test_a_killed_run_goes_on_where_it_was(bundle: Path, some: list[dict[str, Any]], tmp_path: Path) -> None:
+    rows = [
+        {**row, "item_id": f"{row['item_id']}-{turn}", "owner_id": f"{row['owner_id']}-{turn}"}
+        for turn in range(26)
+        for row in some
+    ]
+    source, whole, output = tmp_path / "in.jsonl", tmp_path / "whole.jsonl", tmp_path / "out.jsonl"
+    source.write_text(lines(rows) + "\nno json\n")
+    options = ("--bundle", bundle, "--input", source, "--quiet", "--precision", "fp32")
+    killed = subprocess.Popen(command(*options, "--output", output), env=ENVIRONMENT)
+    part = tmp_path / "out.jsonl.part"
+    end = time.monotonic() + 200
+    while not (part.exists() and part.stat().st_size) and time.monotonic() < end:
+        time.sleep(0.02)
+    killed.send_signal(signal.SIGKILL)
+    killed.wait()
+    assert part.stat().st_size and not output.exists()
+    with part.open("ab") as handle:
+        handle.write(b'{"line": 9')  # what a kill in the middle of a write leaves
+    refused = run(*options, "--output", output)
+    assert refused.returncode == 2 and "--resume" in refused.stderr
+    resumed = run(*options, "--output", output, "--resume")
+    assert resumed.returncode == 0, resumed.stderr
+    assert run(*options, "--output", whole).returncode == 0
+    ours, theirs = ([json.loads(line) for line in path.read_text().splitlines()] for path in (output, whole))
+    assert [one["line"] for one in ours] == list(range(1, len(rows) + 3))
+    assert [one["error"]["reason"] for one in ours[-2:]] == ["blank", "malformed JSON"]
+    same(ours[:-2], theirs[:-2])
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["in.jsonl", "out.jsonl", "whole.jsonl"]
+
+
+def test_parquet_in_and_out_and_other_column_names(
+    bundle: Path, scorer: Perceiver, some: list[dict[str, Any]], tmp_path: Path
+) -> None:
+    frame = pd.DataFrame(some).rename(columns={"text": "Tweet"})
+    frame["timestamp"] = pd.to_datetime(frame["timestamp"])
+    frame.to_parquet(tmp_path / "in.parquet")
+    options = ("--bundle", bundle, "--precision", "fp32", "--column", "text=Tweet")
+    done = run(*options, "--input", tmp_path / "in.parquet", "--output", tmp_path / "out.parquet")
+    assert done.returncode == 0, done.stderr
+    table = pd.read_parquet(tmp_path / "out.parquet")
+    expected = scorer.score(some)
+    assert table["item_id"].tolist() == [row["item_id"] for row in some]
+    valence = np.array([answer["perception"]["valence"] for answer in expected])
+    assert np.abs(table["valence"] - valence).max() <= TOLERANCE and valence.std() > 0.01
+    paths = [answer["perception"]["invoked"]["path"] for answer in expected]
+    assert [list(path) for path in table["invoked_path"]] == paths
+
+
+@pytest.mark.parametrize("name", ["manifest.json", "lexicons/english.tsv", "models/heads_1_fp32/1/model.bin"])
+def test_a_changed_bundle_is_refused(bundle: Path, tmp_path: Path, name: str) -> None:
+    copy = tmp_path / "bundle"
+    shutil.copytree(bundle, copy)
+    assert Bundle.open(copy, "fp32").id == Bundle.open(bundle).id
+    path = copy / name
+    held = bytearray(path.read_bytes())
+    held[len(held) // 2] ^= 1
+    path.write_bytes(held)
+    with pytest.raises(BundleError, match="copy the"):
+        Bundle.open(copy, "fp32")
+    path.unlink()
+    with pytest.raises(BundleError, match=r"missing|is no bundle"):
+        Bundle.open(copy, "fp32")
+
+
+def test_the_scorer_needs_nothing_of_the_training_stack(bundle: Path, some: list[dict[str, Any]]) -> None:
+    code = (
+        "import json, sys; from perceive.serving.scorer import Perceiver;"
+        f"print(len(Perceiver.load({str(bundle)!r}).score(json.loads(sys.stdin.read()))));"
+        "print([name for name in ('torch', 'lightgbm', 'snakemake', 'sklearn', 'scipy', 'pandas', 'nncf',"
+        " 'vaderSentiment') if name in sys.modules])"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        input=json.dumps(some[:3]), capture_output=True, text=True, env=ENVIRONMENT, timeout=120,
+    )  # fmt: skip
+    assert done.stdout.split("\n")[:2] == ["3", "[]"], done.stdout + done.stderr
+
+
+def test_wrong_arguments_are_told_in_one_line(bundle: Path, tmp_path: Path) -> None:
+    nowhere = run("--bundle", tmp_path)
+    assert nowhere.returncode == 2 and "is no bundle" in nowhere.stderr and "Traceback" not in nowhere.stderr
+    missing = run("--bundle", bundle, "--input", tmp_path / "gone.jsonl", "--output", tmp_path / "out")
+    assert missing.returncode == 2 and "does not exist" in missing.stderr
+
+
+def test_stages_answer_what_is_read_before_it_is_read() -> None:
+    kinds = {name: variable.kind for name, variable in VARIABLES.items()}
+    found = stages(list(VARIABLES), kinds, lambda name: VARIABLES[name].reads)
+    assert [stage.sequences for stage in found] == [(), ("congruence", "comparator")]
+    alone = stages(["comparator"], {"comparator": "sequence"}, lambda name: ())
+    assert alone[0].variables == alone[0].sequences == ("comparator",)
+    with pytest.raises(ValueError, match="circle"):
+        stages(["a", "b"], {"a": "regression", "b": "sequence"}, lambda name: ["b" if name == "a" else "a"])
+
+
+def test_a_history_replaces_and_forgets(tmp_path: Path) -> None:
+    path = tmp_path / "h.sqlite"
+    history = History(path, "b", 2)
+    history.add([("o", "1", 5, 0.5, np.ones(2, np.float32)), ("o", "1", 7, 0.25, np.zeros(2, np.float32))])
+    assert history.earlier("o") == [(7, "1", 0.25)] and history.earlier("o", {"1"}) == []
+    assert history.vectors([("o", "1")]).tolist() == [[0, 0]]
+    with pytest.raises(KeyError):
+        history.vectors([("o", "2")])
+    assert history.remove("o", "1") and not history.remove("o", "1")
+    history.close()
+    assert sqlite3.connect(path).execute("SELECT count(*) FROM item").fetchone() == (0,)

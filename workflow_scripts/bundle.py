@@ -1,0 +1,85 @@
+"""Put the bundle together, prove it, and write its manifest."""
+
+import shutil
+from pathlib import Path
+
+from safetensors.numpy import load_file
+from snakemake.iocontainers import Snakemake
+
+from perceive import io, job
+from perceive.evaluation.gates import read_acceptance
+from perceive.export.graph import EXACT_CONFIG
+from perceive.features.anchors import load_anchors
+from perceive.features.matrix import Projection
+from perceive.serving.build import lay_out, prove
+from perceive.serving.bundle import PRECISIONS, write_manifest
+
+SERVING = ("openvino", "tokenizers", "numpy", "emoji", "pydantic")
+RESOURCES = Path(__file__).resolve().parent.parent / "resources"
+
+
+def main(snakemake: Snakemake) -> None:
+    settings = io.read_json(snakemake.input.settings)
+    plan = io.read_json(snakemake.input.plan)
+    items = io.read_parquet(snakemake.input.corpus)
+    split = io.read_parquet(snakemake.input.split_items, ["split"])["split"]
+    target = Path(snakemake.output.manifest).parent
+    folder = target.with_name(f".{target.name}.tmp")
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(parents=True)
+    licensed = lay_out(
+        folder,
+        graphs=Path(snakemake.input.plan).parent,
+        encoders={Path(path).parent.name: Path(path).parent for path in snakemake.input.encoders},
+        lexicons=RESOURCES / "lexicons",
+        licensed={name: Path(path) for name, path in settings["licensed_lexicons"].items()},
+        anchors=load_anchors(RESOURCES / "anchors.tsv"),
+        projection=Projection.from_tensors(load_file(snakemake.input.projection)),
+        taxonomy=Path(snakemake.input.taxonomy) if snakemake.input.taxonomy else None,
+        cache=Path(snakemake.params.cache),
+    )
+    gates = read_acceptance(Path(snakemake.input.acceptance))
+    content = {
+        "corpus": {
+            "name": settings["corpus"],
+            "items": len(items),
+            "sha256": io.file_sha256(snakemake.input.corpus),
+            "until": items["timestamp"].max().isoformat(),
+            **settings["source"],
+        },
+        "accepted": {
+            name: "accepted" if (of_one["verdict"] == "pass").all() else "pending"
+            for name, of_one in gates.groupby("variable")
+        },
+        "gates": [
+            {key: row[key] for key in ("variable", "gate", "verdict")} for row in gates.to_dict("records")
+        ],
+        "precision": {"available": list(PRECISIONS), "default": "fp32"},
+        "compile": {"default": EXACT_CONFIG},
+        "input": {"annotations": ["reflections.jsonl"], **settings["input"]},
+        "licensed_lexicons": licensed,
+        **{
+            key: plan[key]
+            for key in ("variables", "answers", "columns", "text", "encoders", "stages", "bytes")
+        },
+    }
+    write_manifest(folder, content)
+    parity = prove(
+        folder,
+        items,
+        split,
+        {Path(path).parent.name: io.read_parquet(path) for path in snakemake.input.predictions},
+        [name for stage in plan["stages"] for name in stage["grus"]],
+        exact_rmse=settings["parity_rmse"],
+        small_rmse=settings["compressed_parity_rmse"],
+    )
+    chosen = settings["precision"]
+    content["precision"]["default"] = parity["smallest"] if chosen == "auto" else chosen
+    write_manifest(folder, {**content, "parity": parity})
+    io.write_json(snakemake.output.parity, parity)
+    shutil.rmtree(target, ignore_errors=True)
+    folder.rename(target)
+
+
+if __name__ == "__main__":
+    job.run(main, snakemake)

@@ -1,0 +1,1 @@
+"""What a bundle needs to answer: no torch, no LightGBM, no Snakemake."""

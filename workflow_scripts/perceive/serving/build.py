@@ -1,0 +1,248 @@
+"""Putting a bundle together, and proving that it answers as the training pipeline does."""
+
+from __future__ import annotations
+
+import logging
+import shutil
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from perceive import io
+from perceive.encoder import META_FILE, TOKENIZER_FILE, EmbeddingCache, Encoder
+from perceive.export.graph import EXACT_CONFIG
+from perceive.features.embedding import anchor_matrix
+from perceive.features.lexical import VADER_FILES, vader_folder
+from perceive.features.matrix import Projection
+from perceive.serving.bundle import PRECISIONS, REPOSITORY_CONFIG
+from perceive.serving.scorer import Perceiver
+from perceive.variables import CORES
+
+log = logging.getLogger(__name__)
+
+
+class ParityError(RuntimeError):
+    """The bundle does not answer as the training pipeline does."""
+
+
+def lay_out(
+    folder: Path,
+    *,
+    graphs: Path,
+    encoders: Mapping[str, Path],
+    lexicons: Path,
+    licensed: Mapping[str, Path],
+    anchors: Mapping[str, Mapping[str, list[str]]],
+    projection: Projection,
+    taxonomy: Path | None,
+    cache: Path,
+) -> dict[str, str]:
+    """Copy and compute the files of a bundle, all but its manifest, into an empty folder.
+
+    Parameters
+    ----------
+    folder : Path
+    graphs : Path
+        What :func:`perceive.export.serving.save_graphs` wrote.
+    encoders : mapping of language to Path
+        Folders of the converted encoders.
+    lexicons : Path
+        The repository's word lists.
+    licensed : mapping of feature to Path
+        Licensed word lists.
+    anchors : mapping
+        Language to core to anchor sentences.
+    projection : Projection
+        Fitted on train.
+    taxonomy : Path or None
+    cache : Path
+        SQLite file of known embeddings.
+
+    Returns
+    -------
+    dict of str to str
+        Feature to the name of its licensed list within ``lexicons/``.
+    """
+    for path in sorted(graphs.glob("*/1/model.*")):
+        target = folder / "models" / path.relative_to(graphs)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(path, target)
+    lists = folder / "lexicons"
+    shutil.copytree(lexicons, lists)
+    for name in VADER_FILES:
+        shutil.copyfile(vader_folder() / name, lists / name)
+    names = {}
+    for feature, path in sorted(licensed.items()):
+        names[feature] = f"licensed_{feature}{path.suffix}"
+        shutil.copyfile(path, lists / names[feature])
+    features = folder / "features"
+    features.mkdir()
+    for language, of_language in sorted({**{"hinglish": anchors["en"]}, **anchors}.items()):
+        encoder = Encoder(encoders.get(language, encoders["en"]), streams=1)
+        store = EmbeddingCache(cache, encoder)
+        vectors = {core: store.embed(of_language[core])[0] for core in CORES}
+        store.close()
+        np.save(features / f"anchors.{language}.npy", anchor_matrix(vectors).astype(np.float32))
+    for language, matrix in sorted(projection.components.items()):
+        np.save(features / f"components.{language}.npy", matrix)
+        np.save(features / f"means.{language}.npy", projection.means[language])
+    for language, path in sorted(encoders.items()):
+        target = folder / "tokenizers" / language
+        target.mkdir(parents=True)
+        for name in (TOKENIZER_FILE, META_FILE):
+            shutil.copyfile(path / name, target / name)
+    if taxonomy is not None:
+        shutil.copyfile(taxonomy, folder / "taxonomy.tsv")
+    served = sorted(path.name for path in (folder / "models").iterdir())
+    repository = {
+        "model_config_list": [
+            {
+                "config": {
+                    "name": name,
+                    "base_path": f"models/{name}",
+                    "plugin_config": EXACT_CONFIG,
+                }
+            }
+            for name in served
+        ]
+    }
+    io.write_json(folder / REPOSITORY_CONFIG, repository)
+    return names
+
+
+def records(items: pd.DataFrame) -> list[dict[str, Any]]:
+    """Items of a corpus as a scorer takes them under the default names of columns."""
+    return [
+        {
+            "item_id": item_id,
+            "owner_id": owner_id,
+            "text": text,
+            "language": language,
+            "timestamp": timestamp.isoformat(),
+        }
+        for item_id, owner_id, text, language, timestamp in items[
+            ["item_id", "owner_id", "text", "language", "timestamp"]
+        ].itertuples(index=False)
+    ]
+
+
+def differences(
+    answers: Sequence[Mapping[str, Any]], expected: Mapping[str, pd.DataFrame]
+) -> dict[str, dict[str, float]]:
+    """How far a scorer's answers are from the pipeline's.
+
+    Parameters
+    ----------
+    answers : sequence of mapping
+        Of :meth:`perceive.serving.scorer.Perceiver.score`.
+    expected : mapping of variable to DataFrame
+        ``item_id`` and ``calibrated``; of a hierarchy, the probabilities of its first level as ``p_LABEL``
+        and the decoded path in ``calibrated``.
+
+    Returns
+    -------
+    dict
+        For each variable ``rows``, ``rmse``, ``max_abs`` and, of a hierarchy, ``same_path``.
+    """
+    by_id = {answer["item_id"]: answer for answer in answers}
+    found = {}
+    for name, frame in expected.items():
+        rows = [by_id[item]["perception"][name] for item in frame["item_id"]]
+        labels = [column for column in frame.columns if column.startswith("p_")]
+        if labels:
+            ours = np.array(
+                [[row["probabilities"][label.removeprefix("p_")] for label in labels] for row in rows]
+            )
+            errors = ours - frame[labels].to_numpy(np.float64)
+        else:
+            errors = np.array(rows, dtype=np.float64) - frame["calibrated"].to_numpy(np.float64)
+        found[name] = {
+            "rows": len(rows),
+            "rmse": float(np.sqrt(np.mean(errors**2))),
+            "max_abs": float(np.abs(errors).max()),
+        }
+        if labels:
+            paths = ["/".join(row["path"]) for row in rows]
+            found[name]["same_path"] = float(np.mean(np.array(paths) == frame["calibrated"].astype(str)))
+    return found
+
+
+def comparable(items: pd.DataFrame, split: pd.Series) -> tuple[pd.DataFrame, set[str], bool]:
+    """Items to score for a comparison on the test split.
+
+    Parameters
+    ----------
+    items : DataFrame
+    split : Series
+        Of the same rows.
+
+    Returns
+    -------
+    tuple of (DataFrame, set of str, bool)
+        All items of the test split's owners, the test items among them, and whether none of these owners
+        trained: the windows of an owner who did hold out-of-fold answers, which a server does not give.
+    """
+    test = items[split == "test"]
+    of_owners = items["owner_id"].isin(test["owner_id"].unique())
+    apart = not (split[of_owners] == "train").any()
+    return items[of_owners], set(test["item_id"]), apart
+
+
+def prove(
+    folder: Path,
+    items: pd.DataFrame,
+    split: pd.Series,
+    expected: Mapping[str, pd.DataFrame],
+    sequences: Sequence[str],
+    *,
+    exact_rmse: float,
+    small_rmse: float,
+) -> dict[str, Any]:
+    """Score the test split with each precision, and compare with the pipeline's own answers.
+
+    Parameters
+    ----------
+    folder : Path
+        A bundle.
+    items, split
+        As for `comparable`; ``items`` with text, language, owner and time.
+    expected : mapping of variable to DataFrame
+        As for `differences`.
+    sequences : sequence of str
+        Variables whose network reads a window.
+    exact_rmse, small_rmse : float
+        Largest RMSE of fp32, and of a smaller precision that is to be proposed.
+
+    Returns
+    -------
+    dict
+        ``precisions`` (each with what `differences` tells), ``judged`` (variables) and ``smallest``: the
+        smallest precision that passes.
+
+    Raises
+    ------
+    ParityError
+        If fp32 differs by more than ``exact_rmse``.
+    """
+    rows, test, apart = comparable(items, split)
+    judged = [name for name in expected if apart or name not in sequences]
+    wanted = {name: frame[frame["item_id"].isin(test)] for name, frame in expected.items()}
+    found: dict[str, Any] = {}
+    passed = []
+    for precision in PRECISIONS:
+        scorer = Perceiver.load(folder, precision=precision, device="CPU")
+        found[precision] = differences(scorer.score(records(rows)), wanted)
+        worst = max(judged, key=lambda name: found[precision][name]["rmse"])
+        rmse = found[precision][worst]["rmse"]
+        log.info("bundle, %s: largest RMSE %.1e (%s)", precision, rmse, worst)
+        if rmse <= (exact_rmse if precision == "fp32" else small_rmse):
+            passed.append(precision)
+        elif precision == "fp32":
+            raise ParityError(
+                f"the bundle's {worst} differs from the training pipeline's by an RMSE of {rmse:.1e} on the "
+                f"test split, above {exact_rmse}"
+            )
+    return {"rows": len(test), "judged": judged, "precisions": found, "smallest": passed[-1]}
