@@ -12,8 +12,8 @@ rule export:
         settings=settings("export"),
         code=code("export"),
     output:
-        model=f"{RESULTS}/export/{{variable}}/fp32/model.xml",
-        weights=f"{RESULTS}/export/{{variable}}/fp32/model.bin",
+        models=expand(f"{RESULTS}/export/{{{{variable}}}}/{{precision}}/model.xml", precision=PRECISIONS),
+        weights=expand(f"{RESULTS}/export/{{{{variable}}}}/{{precision}}/model.bin", precision=PRECISIONS),
         parity=f"{RESULTS}/export/{{variable}}/parity.json",
         latency=f"{RESULTS}/export/{{variable}}/latency.json",
     log:
@@ -27,7 +27,7 @@ rule export:
     resources:
         mem_mb=2000,
     message:
-        "Exporting {wildcards.variable} to OpenVINO"
+        "Exporting {wildcards.variable} to OpenVINO in three precisions"
     script:
         "../workflow_scripts/export.py"
 

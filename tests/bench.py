@@ -232,7 +232,7 @@ def bench_trees(results: Path, repeats: int) -> Report:
             # Enough rows for the largest batch and for some rotation.
             chosen = np.resize(np.arange(len(features)), max(len(features), 2 * max(BATCHES)))
             timed = latency(
-                path,
+                {"openvino": path},
                 features[chosen],
                 None if context is None else context[chosen],
                 batch_sizes=BATCHES,
@@ -251,8 +251,8 @@ def bench_trees(results: Path, repeats: int) -> Report:
                         "trees": trees,
                         "batch": int(batch),
                         **{f"{key}_ms": value["p50_ms"] for key, value in entry.items()},
-                        "ratio": 1 / entry["lightgbm"]["ratio"],
-                        "ratio_one_thread": 1 / entry["lightgbm_one_thread"]["ratio"],
+                        "ratio": 1 / entry["openvino"]["ratio"]["lightgbm"],
+                        "ratio_one_thread": 1 / entry["openvino"]["ratio"]["lightgbm_one_thread"],
                     }
                 )
     table(
@@ -540,7 +540,7 @@ def bench_goemotions(results: Path, repeats: int) -> Report:
     from perceive.features.path_store import read_paths
     from perceive.taxonomy import load_taxonomy
 
-    results = results.parent / "goemotions" if results.name != "goemotions" else results
+    results = results if results.name == "goemotions" else results / "goemotions"
     if not (results / "evaluation/expressed/metrics.json").exists():
         print(f"left out: no {results}/evaluation/expressed/metrics.json; run `make bench-goemotions`.")
         return {}

@@ -17,13 +17,18 @@ from perceive import config
 from perceive.blend import SquaredError, fit_blender
 from perceive.calibration import Calibrator, fit_calibrator
 from perceive.ensemble import RegressionEnsemble
-from perceive.export import report
+from perceive.export import PRECISIONS, report
 from perceive.export.report import ExportError, export_variable
 from perceive.features.matrix import ALL, BASE_FEATURES, BASES, CONTEXT, TRANSFORMER
 from perceive.models import fit
 
 SLICES = config.slices(config.Settings())
-SETTINGS = {"latency_repeats": 10, "adversarial_rows": 400, "parity_rmse": 1e-5}
+SETTINGS = {
+    "latency_repeats": 10,
+    "adversarial_rows": 400,
+    "parity_rmse": 1e-5,
+    "compressed_parity_rmse": 5e-3,
+}
 PARAMETERS = {"learning_rate": 0.1, "num_leaves": 7, "max_depth": 4, "min_data_in_leaf": 10, "max_bin": 31}
 
 
@@ -158,36 +163,37 @@ def test_no_rows_give_no_predictions(ensemble: RegressionEnsemble) -> None:
 # --- The export --------------------------------------------------------------------------------------------
 
 
-def export(ensemble: RegressionEnsemble, path: Path, **changes: Any) -> tuple[dict[str, Any], dict[str, Any]]:
+def export(
+    ensemble: RegressionEnsemble, folder: Path, **changes: Any
+) -> tuple[dict[str, Any], dict[str, Any]]:
     features, context, _ = rows(100, 5)
     rng = np.random.default_rng(137)
-    return export_variable("valence", ensemble, features, context, path, {**SETTINGS, **changes}, rng=rng)
+    return export_variable("valence", ensemble, features, context, folder, {**SETTINGS, **changes}, rng=rng)
 
 
 def test_the_export_answers_as_the_models_do(ensemble: RegressionEnsemble, tmp_path: Path) -> None:
-    path = tmp_path / "fp32" / "model.xml"
-    proof, latency = export(ensemble, path)
-    assert {name: proof["leaf_equality"][name] for name in (*TREES, "blender")} == dict.fromkeys(
-        (*TREES, "blender"), 1.0
-    )
-    assert 200 <= proof["leaf_equality"]["rows"] <= 400
-    assert proof["val"]["rows"] == 100 and proof["val"]["rmse"] <= 1e-6
-    assert proof["adversarial"]["rmse"] <= 1e-5
-    assert proof["bytes"] == sum(part.stat().st_size for part in path.parent.iterdir())
+    proof, latency = export(ensemble, tmp_path)
+    assert set(proof["precisions"]) == set(PRECISIONS) and proof["smallest"] == "int8"
+    assert 200 <= proof["leaf_rows"]["adversarial"] <= 400
+    features, context, _ = rows(40, 11)
+    for precision, limit in zip(PRECISIONS, (1e-5, 2e-3, 2e-3), strict=True):
+        found = proof["precisions"][precision]
+        assert found["leaf_equality"]["adversarial"] == dict.fromkeys((*TREES, "blender"), 1.0)
+        assert found["rows"] == 100 and max(found["rmse"], found["adversarial"]["rmse"]) <= limit
+        path = tmp_path / precision / "model.xml"
+        assert found["bytes"] == sum(part.stat().st_size for part in path.parent.iterdir())
+        # The file alone, on other rows, without this library.
+        compiled = ov.Core().compile_model(path, "CPU", latency["compile"])
+        answer = compiled([features, context])["calibrated"][:, 0]
+        np.testing.assert_allclose(answer, ensemble.predict(features, context)["calibrated"], atol=2 * limit)
+        assert sorted(part.name for part in path.parent.iterdir()) == ["model.bin", "model.xml"]
     assert proof["trees"] == {
         **dict.fromkeys(TREES, 12), "blender": ensemble.blender.num_trees()
     }  # fmt: skip
     json.dumps([proof, latency], allow_nan=False)
-    # The file alone, on other rows, without this library.
-    features, context, _ = rows(40, 11)
-    compiled = ov.Core().compile_model(path, "CPU", latency["compile"])
-    answer = compiled([features, context])["calibrated"][:, 0]
-    np.testing.assert_allclose(answer, ensemble.predict(features, context)["calibrated"], atol=1e-5)
-    assert sorted(part.name for part in path.parent.iterdir()) == ["model.bin", "model.xml"]
-
     assert set(latency["batch"]) == {"1", "8", "64"}, "no batch larger than the rows at hand"
     for times in latency["batch"].values():
-        assert set(times) == {"openvino", "lightgbm", "lightgbm_one_thread"}
+        assert set(times) == {*PRECISIONS, "lightgbm", "lightgbm_one_thread"}
         assert all(0 < entry["p50_ms"] <= entry["p95_ms"] <= entry["p99_ms"] for entry in times.values())
     assert set(latency["absent_devices"]) <= {"GPU", "NPU"}
     available = {name.split(".")[0] for name in ov.Core().available_devices}
@@ -195,8 +201,8 @@ def test_the_export_answers_as_the_models_do(ensemble: RegressionEnsemble, tmp_p
 
 
 def test_an_export_is_the_same_every_time(ensemble: RegressionEnsemble, tmp_path: Path) -> None:
-    first, _ = export(ensemble, tmp_path / "a" / "model.xml")
-    second, _ = export(ensemble, tmp_path / "b" / "model.xml")
+    first, _ = export(ensemble, tmp_path / "a")
+    second, _ = export(ensemble, tmp_path / "b")
     assert first == second
     assert (tmp_path / "a" / "model.bin").read_bytes() == (tmp_path / "b" / "model.bin").read_bytes()
 

@@ -21,10 +21,11 @@ from hypothesis import strategies as st
 from test_transformer import HIERARCHY, random_model
 
 from perceive.encoder import Encoder, resolve_model
+from perceive.export import PRECISIONS
 from perceive.export.graph import FINAL_NODES, _model, compile_exact, save_ir
 from perceive.export.merge import encoder_graph, merge
 from perceive.transformer.backbone import Backbone, load_backbone
-from perceive.transformer.export import PRECISIONS, Inputs, build_graph, compressed
+from perceive.transformer.export import Inputs, build_graph, compressed
 from perceive.transformer.model import Scales, TopTransformer
 
 pytestmark = pytest.mark.filterwarnings(

@@ -22,16 +22,17 @@ from test_transformer import HIERARCHY, TAXONOMY, random_model, random_texts, ta
 from test_trees import MISSING_MODES, table
 
 from perceive.evaluation.hierarchy import decode
+from perceive.export import PRECISIONS
 from perceive.export.graph import Forest, compile_exact, leaf_equality, save_ir
-from perceive.export.path_report import _smallest, export_paths
+from perceive.export.path_report import export_paths
 from perceive.export.paths import build_path_graph, placed_trees
-from perceive.export.report import ExportError, adversarial
+from perceive.export.report import ExportError, adversarial, judge_parity
 from perceive.export.trees import TreeEnsemble, float32_at_most
 from perceive.hierarchy_calibration import LARGEST_INTERCEPT, SLOPES, HierarchyCalibrator, LevelCalibration
 from perceive.path_ensemble import PathAnswers, PathEnsemble, PathTrees
 from perceive.taxonomy import Taxonomy
 from perceive.transformer.backbone import Backbone
-from perceive.transformer.export import PRECISIONS, answers, ask_graph, ask_torch, build_graph, compressed
+from perceive.transformer.export import answers, ask_graph, ask_torch, build_graph, compressed
 from perceive.transformer.model import Hierarchy, TopTransformer
 from perceive.transformer.states import TextTokenizer
 
@@ -421,7 +422,7 @@ def export(
     tokenizer: TextTokenizer,
     folder: Path,
     *,
-    parity_rmse: float = 0.01,
+    parity_rmse: float = 1e-5,
     model: TopTransformer | None = None,
     precisions: Sequence[str] = PRECISIONS,
     names: Sequence[str] = FEATURES,
@@ -443,7 +444,12 @@ def export(
             names,
             CONTEXT,
             folder,
-            {"parity_rmse": parity_rmse, "adversarial_rows": 900, "latency_repeats": 10},
+            {
+                "parity_rmse": parity_rmse,
+                "compressed_parity_rmse": 0.01,
+                "adversarial_rows": 900,
+                "latency_repeats": 10,
+            },
             threads=1,
             rng=np.random.default_rng(0),
             precisions=precisions,
@@ -490,15 +496,25 @@ def test_an_export_is_proven_and_timed(
             assert of_one["ratio"] == pytest.approx(of_one["p50_ms"] / times["reference"]["p50_ms"])
 
 
-def test_the_smallest_precision_that_keeps_the_paths_is_proposed() -> None:
-    def smallest(**shares: float) -> str | None:
-        sizes = {"fp32": 100, "fp16": 60, "int8": 40}
-        return _smallest({name: {"same_path": share, "bytes": sizes[name]} for name, share in shares.items()})
+def test_the_smallest_precision_that_passes_is_proposed() -> None:
+    limits = {"parity_rmse": 1e-5, "compressed_parity_rmse": 0.005}
 
-    assert smallest(fp32=1.0, fp16=1.0, int8=0.99) == "int8"
-    assert smallest(fp32=1.0, fp16=0.995, int8=0.989) == "fp16"
-    assert smallest(fp32=0.9, fp16=0.9, int8=0.9) == "fp32"
-    assert smallest(int8=0.9) is None
+    def smallest(**answers: tuple[float, float]) -> str:
+        sizes = {"fp32": 100, "fp16": 60, "int8": 40}
+        found: dict[str, dict[str, Any]] = {
+            name: {"same_path": share, "rmse": rmse, "bytes": sizes[name]}
+            for name, (share, rmse) in answers.items()
+        }
+        chosen = judge_parity("it", found, limits)
+        assert found[chosen]["passes"]
+        return chosen
+
+    assert smallest(fp32=(1.0, 1e-6), fp16=(1.0, 1e-3), int8=(0.99, 0.005)) == "int8"
+    assert smallest(fp32=(1.0, 1e-6), fp16=(0.995, 1e-3), int8=(0.989, 1e-3)) == "fp16"
+    assert smallest(fp32=(1.0, 1e-6), fp16=(0.5, 1e-3), int8=(1.0, 0.0051)) == "fp32"
+    for exact in ((0.98, 1e-6), (1.0, 1.1e-5)):
+        with pytest.raises(ExportError, match="the fp32 IR of it differs"):
+            smallest(fp32=exact, int8=(1.0, 1e-3))
 
 
 def test_an_export_that_answers_otherwise_is_refused(
@@ -514,8 +530,8 @@ def test_an_export_that_answers_otherwise_is_refused(
     other = random_model(backbone, top_layers=2, extra=case.model.shape.extra)
     with torch.no_grad():
         other.head.linear.bias[0] += 0.01
-    with pytest.raises(ExportError, match="fp32 IR of invoked differs from its models by"):
-        refused(model=other, parity_rmse=1.0)
+    with pytest.raises(ExportError, match="fp32 IR of invoked differs from its models: RMSE"):
+        refused(model=other)
     with monkeypatch.context() as patch:  # thresholds rounded to the nearest float32
         patch.setattr(TreeEnsemble, "threshold32", property(lambda self: self.threshold.astype(np.float32)))
         with pytest.raises(ExportError, match="other leaves than LightGBM on the adversarial rows: base0"):

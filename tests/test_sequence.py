@@ -429,13 +429,15 @@ def test_the_search_needs_labels_on_both_sides(tmp_path, folds):
 
 # --- Export ---
 
+LIMITS = {"parity_rmse": 1e-5, "compressed_parity_rmse": 0.005}
+
 
 @pytest.mark.parametrize("layers", [1, 2])
 def test_the_graph_answers_as_the_model_does(timelines, labels, layers, tmp_path):
     rows, targets = labelled_rows(timelines, timelines.item_ids.tolist(), labels)
     parameters = Hyperparameters(hidden=64, layers=layers, length=5, epochs=2)
     model = fit(timelines, rows, targets, parameters, seed=1, threads=1)
-    proof = export_sequence("comparator", model, timelines, rows, tmp_path, parity_rmse=0.005, threads=1)
+    proof = export_sequence("comparator", model, timelines, rows, tmp_path, LIMITS, threads=1)
     found = proof["precisions"]
     assert found["fp32"]["max_abs"] < 1e-5
     assert found["fp16"]["rmse"] < 1e-3 and found["int8"]["rmse"] < 0.005
@@ -458,4 +460,5 @@ def test_the_graph_takes_any_number_of_windows_and_steps(timelines, labels):
 def test_an_export_that_differs_is_refused(timelines, labels, tmp_path):
     model = some_model(timelines)
     with pytest.raises(ExportError, match="the GRU of comparator differs"):
-        export_sequence("comparator", model, timelines, np.arange(50), tmp_path, parity_rmse=1e-12, threads=1)
+        strict = {**LIMITS, "parity_rmse": 1e-12}
+        export_sequence("comparator", model, timelines, np.arange(50), tmp_path, strict, threads=1)

@@ -15,9 +15,8 @@ from hypothesis import strategies as st
 from test_graph import X_KNOTS, Y_KNOTS, Variable, chain
 from test_trees import MISSING_MODES, grow, grown, hard_rows, own_leaves, table, target
 
-from perceive.export import graph
+from perceive.export import PRECISIONS, graph
 from perceive.export.graph import (
-    PRECISIONS,
     Forest,
     compile_exact,
     ensemble_model,
@@ -250,7 +249,7 @@ def test_a_saved_variable_is_exact(variable: Variable, saved: Mapping[str, Path]
     shares = leaf_equality(saved[precision], variable.bases, variable.blender, *hard)
     assert shares == {"lx": 1.0, "eb": 1.0, "full": 1.0, "blender": 1.0}
     pipeline = python_pipeline(variable.bases, variable.blender, X_KNOTS, Y_KNOTS, 1)
-    found = parity(saved[precision], pipeline, *hard)
+    found = parity(saved[precision], pipeline(*hard), *hard)
     assert found["rmse"] <= {"fp32": 1e-6, "fp16": 1e-3, "int8": 5e-5}[precision]
 
 
@@ -268,7 +267,12 @@ def test_saving_it_again_compressed_moves_no_decision(
         assert set(shares.values()) == {1.0}
     # nor a knot of the calibrator, and what else became half is leaves and constant terms
     pipeline = python_pipeline(variable.bases, variable.blender, X_KNOTS, Y_KNOTS, 1)
-    assert parity(again, pipeline, variable.features, variable.context)["max_abs"] <= 1e-3
+    assert (
+        parity(again, pipeline(variable.features, variable.context), variable.features, variable.context)[
+            "max_abs"
+        ]
+        <= 1e-3
+    )
     compiled = compile_exact(CORE, CORE.read_model(str(again)))
     raw = predict(compiled, variable.features, variable.context, "raw")[:, 0]
     ours = predict(compiled, variable.features, variable.context)[:, 0]

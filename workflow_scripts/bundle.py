@@ -8,11 +8,12 @@ from snakemake.iocontainers import Snakemake
 
 from perceive import io, job
 from perceive.evaluation.gates import read_acceptance
+from perceive.export import PRECISIONS
 from perceive.export.graph import EXACT_CONFIG
 from perceive.features.anchors import load_anchors
 from perceive.features.matrix import Projection
 from perceive.serving.build import lay_out, prove
-from perceive.serving.bundle import PRECISIONS, write_manifest
+from perceive.serving.bundle import write_manifest
 
 SERVING = ("openvino", "tokenizers", "numpy", "emoji", "pydantic")
 RESOURCES = Path(__file__).resolve().parent.parent / "resources"

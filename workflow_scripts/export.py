@@ -1,4 +1,4 @@
-"""Export one variable to OpenVINO, prove that it answers as the models do, and time it."""
+"""Export one scale to OpenVINO in three precisions, prove them, and time them."""
 
 from pathlib import Path
 
@@ -32,7 +32,7 @@ def main(snakemake: Snakemake) -> None:
         ensemble,
         features,
         context,
-        snakemake.output.model,
+        Path(snakemake.output.parity).parent,
         settings,
         rng=np.random.default_rng(settings["seed"]),
     )

@@ -47,7 +47,7 @@ def main(snakemake: Snakemake) -> None:
         columns,
         CONTEXT,
         Path(snakemake.output.parity).parent,
-        {**settings, "parity_rmse": settings["compressed_parity_rmse"]},
+        settings,
         threads=snakemake.threads,
         rng=np.random.default_rng(settings["seed"]),
     )

@@ -26,7 +26,7 @@ def main(snakemake: Snakemake) -> None:
         timelines,
         np.arange(len(frames[0]), len(features)),
         Path(snakemake.output.parity).parent,
-        parity_rmse=settings["compressed_parity_rmse"],
+        settings,
         threads=snakemake.threads,
     )
     io.write_json(snakemake.output.parity, proof)

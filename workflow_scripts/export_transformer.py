@@ -29,7 +29,7 @@ def main(snakemake: Snakemake) -> None:
         texts.tolist(),
         extra_inputs(variable, ids, *frames),
         Path(snakemake.output.parity).parent,
-        parity_rmse=settings["compressed_parity_rmse"],
+        settings,
         threads=snakemake.threads,
     )
     io.write_json(snakemake.output.parity, proof)

@@ -522,13 +522,12 @@ class ExportSettings(Section):
         4000, ge=100, description="Rows on, just under and just above thresholds in the leaf-equality proof."
     )
     parity_rmse: float = Field(
-        1e-5, gt=0, description="Largest RMSE between the fp32 IR of a scale and the Python models."
+        1e-5, gt=0, description="Largest RMSE between an fp32 IR and the Python models."
     )
     compressed_parity_rmse: float = Field(
         0.005,
         gt=0,
-        description="Largest RMSE between the probabilities of a hierarchy's IR, at any precision, and those "
-        "of the Python models.",
+        description="The same of fp16 and int8; one that differs by more is marked and never proposed.",
     )
 
 

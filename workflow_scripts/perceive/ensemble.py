@@ -73,7 +73,7 @@ class RegressionEnsemble:
         bases = {Path(path).parent.name: lgb.Booster(model_file=str(path)) for path in models}
         return cls(bases, lgb.Booster(model_file=str(blender)), calibrator, network)
 
-    def predict(self, features: np.ndarray, context: np.ndarray) -> pd.DataFrame:
+    def predict(self, features: np.ndarray, context: np.ndarray, *, threads: int = 0) -> pd.DataFrame:
         """Predict.
 
         Parameters
@@ -81,6 +81,8 @@ class RegressionEnsemble:
         features : ndarray of shape (n, columns), float32
             Columns as in `columns`.
         context : ndarray of shape (n, 9), float32
+        threads : int
+            Of LightGBM; 0 for all.
 
         Returns
         -------
@@ -89,13 +91,14 @@ class RegressionEnsemble:
         """
         columns = {}
         for name, booster in self.bases.items():
-            columns[name] = np.asarray(booster.predict(features[:, self.base_columns(name)]))
+            columns[name] = np.asarray(
+                booster.predict(features[:, self.base_columns(name)], num_threads=threads)
+            )
         if self.network:
             columns[self.network] = features[:, -1].astype(np.float64)
         predictions = np.column_stack(list(columns.values()))
-        alpha = softmax(
-            np.asarray(self.blender.predict(context, raw_score=True)).reshape(predictions.shape), axis=1
-        )
+        scores = np.asarray(self.blender.predict(context, raw_score=True, num_threads=threads))
+        alpha = softmax(scores.reshape(predictions.shape), axis=1)
         frame = pd.DataFrame(columns)
         for number, name in enumerate(columns):
             frame[f"alpha_{name}"] = alpha[:, number]

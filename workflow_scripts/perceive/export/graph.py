@@ -38,6 +38,7 @@ import openvino as ov
 import openvino.opset13 as ops
 from numpy.typing import ArrayLike, NDArray
 
+from perceive.export import PRECISIONS
 from perceive.export.trees import FLOAT32_MAX, MISSING_NONE, MISSING_ZERO, ZERO_THRESHOLD, TreeEnsemble
 
 if TYPE_CHECKING:
@@ -53,8 +54,6 @@ FINAL_NODES = "trees/final_nodes"
 """Name of the operation that holds, for each row, the node of the `Forest` where each tree ended."""
 
 BLENDER = "blender"
-
-PRECISIONS = ("fp32", "fp16", "int8")
 
 EDGES_AT_MOST = 255
 """Distinct thresholds of a slot whose bins, 0 to this number, fit uint8; a leaf's bin is this number."""
@@ -723,13 +722,13 @@ def _leaf_walk(
 
 def parity(
     model_path: str | Path,
-    python_predict: Callable[[NDArray, NDArray | None], NDArray],
+    expected: NDArray,
     features: NDArray[np.float32],
     context: NDArray[np.float32] | None = None,
 ) -> dict[str, float]:
-    """Saved IR against the Python pipeline on the calibrated answer: ``rows``, ``rmse``, ``max_abs``."""
+    """Saved IR against the Python pipeline's calibrated answers [N]: ``rows``, ``rmse``, ``max_abs``."""
     ours = predict(compile_exact(ov.Core(), model_path), features, context)[:, 0].astype(np.float64)
-    difference = ours - np.asarray(python_predict(features, context), dtype=np.float64).reshape(-1)
+    difference = ours - np.asarray(expected, dtype=np.float64).reshape(-1)
     return {
         "rows": len(ours),
         "rmse": float(np.sqrt(np.mean(difference**2))),
@@ -791,18 +790,19 @@ def _call(function: Callable[[NDArray, NDArray | None], Any], rows: list[NDArray
 
 
 def latency(
-    model: ov.Model | str | Path,
+    models: Mapping[str, ov.Model | str | Path],
     features: NDArray[np.float32],
     context: NDArray[np.float32] | None = None,
     batch_sizes: Sequence[int] = (1, 8, 64, 512),
     repeats: int = 300,
     references: Mapping[str, Callable[[NDArray, NDArray | None], Any]] | None = None,
     device: str = "CPU",
-) -> dict[str, dict[str, dict[str, float]]]:
+) -> dict[str, dict[str, dict[str, Any]]]:
     """Time from NumPy arrays in to NumPy arrays out, with references measured in turns in the same run.
 
     Parameters
     ----------
+    models : mapping of name to Model or path
     repeats : int
         At one row; larger batches are repeated less often (at least 10 times). Rows rotate between repeats.
     references : mapping of name to ``f(features, context)``
@@ -812,19 +812,18 @@ def latency(
     -------
     dict
         ``result[str(batch)][name]`` with ``p50_ms``, ``p95_ms``, ``p99_ms``, ``rows_per_s`` (at the
-        median), ``repeats``; ``name`` is 'openvino' or a reference, which also has ``ratio``: our median by
-        its median.
+        median), ``repeats``; a model also has ``ratio``: its median by that of each reference.
     """
     core = ov.Core()
     arrays = [features] if context is None else [features, context]
-    result: dict[str, dict[str, dict[str, float]]] = {}
+    result: dict[str, dict[str, dict[str, Any]]] = {}
     for batch in batch_sizes:
         if batch > len(features):
             raise ValueError(f"{len(features)} rows are too few to measure a batch of {batch}")
-        request = compile_exact(core, model, device, batch=1 if batch == 1 else None).create_infer_request()
-        contenders: dict[str, Callable[[list[NDArray]], Any]] = {
-            "openvino": partial(request.infer, share_inputs=True)
-        }
+        contenders: dict[str, Callable[[list[NDArray]], Any]] = {}
+        for name, model in models.items():
+            compiled = compile_exact(core, model, device, batch=1 if batch == 1 else None)
+            contenders[name] = partial(compiled.create_infer_request().infer, share_inputs=True)
         for name, function in (references or {}).items():
             contenders[name] = partial(_call, function)
         n_repeats = max(10, int(repeats / batch**0.5))
@@ -832,11 +831,16 @@ def latency(
         inputs = [
             [np.ascontiguousarray(array[start : start + batch]) for array in arrays] for start in starts
         ]
-        result[str(batch)] = timed_in_turns(contenders, inputs, batch)
-        ours = result[str(batch)]["openvino"]["p50_ms"]
-        for name, entry in result[str(batch)].items():
-            if name != "openvino":
-                entry["ratio"] = ours / entry["p50_ms"]
+        times = timed_in_turns(contenders, inputs, batch)
+        result[str(batch)] = {
+            name: {
+                **of_one,
+                "ratio": {other: of_one["p50_ms"] / times[other]["p50_ms"] for other in references or {}},
+            }
+            if name in models
+            else dict(of_one)
+            for name, of_one in times.items()
+        }
     return result
 
 

@@ -12,6 +12,7 @@ import numpy as np
 import openvino as ov
 from numpy.typing import NDArray
 
+from perceive.export import PRECISIONS
 from perceive.export.graph import (
     BLENDER,
     EXACT_CONFIG,
@@ -21,12 +22,19 @@ from perceive.export.graph import (
     timed_in_turns,
 )
 from perceive.export.paths import attach, placed_trees
-from perceive.export.report import ExportError, adversarial, ir_bytes, measured_on
+from perceive.export.report import (
+    LIMITS,
+    SAME_PATH,
+    ExportError,
+    adversarial,
+    ir_bytes,
+    judge_parity,
+    measured_on,
+)
 from perceive.path_ensemble import PathAnswers, PathEnsemble
 from perceive.torch_runs import torch_threads
 from perceive.transformer.backbone import Backbone
 from perceive.transformer.export import (
-    PRECISIONS,
     Inputs,
     answers,
     ask_graph,
@@ -40,10 +48,6 @@ from perceive.transformer.states import TextTokenizer
 
 log = logging.getLogger(__name__)
 
-LARGEST_DIFFERENCE = 1e-4
-"""Of the fp32 graph's calibrated probabilities from those of Python."""
-SAME_PATH = 0.99
-"""Share of the rows whose path a smaller precision must keep to be proposed."""
 BATCHES = (1, 8)
 
 
@@ -84,7 +88,7 @@ def export_paths(
         Columns of the two.
     folder : str or Path
     settings : mapping
-        The ``export`` slice of the configuration: ``parity_rmse``, ``adversarial_rows``, ``latency_repeats``.
+        The ``export`` slice of the configuration.
     threads : int
         Of torch, LightGBM and OpenVINO.
     rng : Generator
@@ -98,14 +102,13 @@ def export_paths(
         Contents of ``parity.json`` and ``latency.json``. The first has, for each of ``precisions``, against
         the Python pipeline: ``rows``, ``rmse`` and ``max_abs`` of the calibrated probabilities of all levels,
         ``rmse_raw``, ``same_path`` (share of the rows with the same path), ``same_LEVEL``,
-        ``leaf_equality`` (by rows, then by ensemble of trees) and ``bytes``; and in ``smallest`` the smallest
-        precision that keeps `SAME_PATH` (fp32 always does).
+        ``leaf_equality`` (by rows, then by ensemble of trees), ``bytes`` and whether it ``passes``; and in
+        ``smallest`` the smallest precision that does.
 
     Raises
     ------
     ExportError
-        If the fp32 graph differs by more than `LARGEST_DIFFERENCE`, any graph by an RMSE above
-        ``parity_rmse``, or a leaf differs from LightGBM's.
+        As of :func:`perceive.export.report.judge_parity`.
     ValueError
         If the parts do not fit each other.
     """
@@ -130,6 +133,7 @@ def export_paths(
             trees,
             feature_names,
             context_names,
+            precision,
         )
         save_ir(graph, path)
         ask = ask_graph(compile_exact(ov.Core(), path, threads=threads))
@@ -148,18 +152,18 @@ def export_paths(
             raise ExportError(f"the IR of {variable} cannot be compared with LightGBM: {error}") from error
         for precision, of_precision in zip(paths, shares, strict=True):
             found[precision].setdefault("leaf_equality", {})[name] = of_precision
-    judge_parity(variable, found, settings["parity_rmse"])
+    smallest = judge_parity(variable, found, settings)
     proof = {
         "variable": variable,
         "compile": EXACT_CONFIG,
-        "limit_rmse": settings["parity_rmse"],
+        "limit_rmse": {name: settings[name] for name in LIMITS},
         "limit_same_path": SAME_PATH,
         "leaf_rows": {name: len(rows[0]) for name, rows in leaf_rows.items()},
         "trees": {
             name: booster.num_trees() for name, booster, _ in [*bases, (BLENDER, ensemble.blender, ())]
         },
         "precisions": found,
-        "smallest": _smallest(found),
+        "smallest": smallest,
     }
     times = _latency(
         paths,
@@ -212,32 +216,6 @@ def _difference(
         "same_path": float(same.all(axis=1).mean()),
         **{f"same_{name}": float(same[:, level].mean()) for level, name in enumerate(hierarchy.levels)},
     }
-
-
-def judge_parity(variable: str, found: Mapping[str, Mapping[str, Any]], parity_rmse: float) -> None:
-    for precision, of_one in found.items():
-        for rows, shares in of_one.get("leaf_equality", {}).items():
-            if wrong := [f"{name} {share:.4%}" for name, share in shares.items() if share != 1]:
-                raise ExportError(
-                    f"the {precision} IR of {variable} walks to other leaves than LightGBM on the {rows} "
-                    f"rows: {', '.join(wrong)}"
-                )
-        if precision == "fp32" and not of_one["max_abs"] <= LARGEST_DIFFERENCE:
-            raise ExportError(
-                f"the fp32 IR of {variable} differs from its models by {of_one['max_abs']:.1e}, above "
-                f"{LARGEST_DIFFERENCE}"
-            )
-        if not of_one["rmse"] <= parity_rmse:
-            raise ExportError(
-                f"the {precision} IR of {variable} differs from its models: RMSE {of_one['rmse']:.1e}, above "
-                f"{parity_rmse}"
-            )
-
-
-def _smallest(found: Mapping[str, Mapping[str, Any]]) -> str | None:
-    """The smallest precision that keeps the paths; fp32 has passed a stricter test."""
-    keeping = [name for name, of_one in found.items() if name == "fp32" or of_one["same_path"] >= SAME_PATH]
-    return min(keeping, key=lambda name: found[name]["bytes"], default=None)
 
 
 def _reference(
@@ -305,8 +283,8 @@ def export_regressor(
     texts: Sequence[str],
     extra: NDArray[np.float32],
     folder: str | Path,
+    settings: Mapping[str, Any],
     *,
-    parity_rmse: float,
     threads: int,
     precisions: Sequence[str] = PRECISIONS,
 ) -> dict[str, Any]:
@@ -321,12 +299,13 @@ def export_regressor(
     Returns
     -------
     dict
-        Contents of ``parity.json``: ``precisions``, each with ``rows, rmse, max_abs, bytes``.
+        Contents of ``parity.json``: ``precisions``, each with ``rows, rmse, max_abs, bytes`` and whether it
+        ``passes``, and the ``smallest`` that does.
 
     Raises
     ------
     ExportError
-        If the fp32 graph differs by more than `LARGEST_DIFFERENCE`, or any by an RMSE above ``parity_rmse``.
+        As of :func:`perceive.export.report.judge_parity`.
     """
     others = {"extra": extra} if model.shape.extra else {}
     with torch_threads(threads):
@@ -344,5 +323,10 @@ def export_regressor(
             "max_abs": float(np.abs(errors).max()),
             "bytes": ir_bytes(path),
         }
-    judge_parity(f"the transformer of {variable}", found, parity_rmse)
-    return {"variable": variable, "compile": EXACT_CONFIG, "limit_rmse": parity_rmse, "precisions": found}
+    return {
+        "variable": variable,
+        "compile": EXACT_CONFIG,
+        "limit_rmse": {name: settings[name] for name in LIMITS},
+        "smallest": judge_parity(f"the transformer of {variable}", found, settings),
+        "precisions": found,
+    }

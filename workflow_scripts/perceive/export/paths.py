@@ -102,8 +102,12 @@ def attach(
     trees: Sequence[TreeEnsemble],
     feature_names: Sequence[str],
     context_names: Sequence[str],
+    precision: str = "fp32",
 ) -> ov.Model:
-    """`build_path_graph` with the trees already read by `placed_trees`: thousands of them take seconds."""
+    """`build_path_graph` with the trees already read by `placed_trees`: thousands of them take seconds.
+
+    ``precision`` is that of the trees: see :func:`perceive.export.graph.lower_forest`.
+    """
     calibrator, hierarchy = ensemble.calibrator, ensemble.hierarchy
     if calibrator is None:
         raise ValueError("only a calibrated ensemble is exported: calibrate it first")
@@ -122,7 +126,7 @@ def attach(
             reader.replace_source_output(extra)
     of_transformer = [result.input_value(0) for result in transformer.get_results()]
 
-    sums = lower_forest(Forest.of(trees), ops.concat([features, context], 1).output(0))
+    sums = lower_forest(Forest.of(trees), ops.concat([features, context], 1).output(0), precision)
     *logits, scores = _split(sums, [of_one.n_outputs for of_one in trees])
     alpha = ops.softmax(scores, 1).output(0)
     of_bases = [

@@ -13,6 +13,7 @@ from typing import Any
 
 import openvino as ov
 
+from perceive.export import PRECISIONS
 from perceive.export.graph import save_ir
 from perceive.export.heads import Head, build_heads
 from perceive.export.merge import encoder_graph, merge
@@ -22,7 +23,6 @@ from perceive.features.matrix import ALL, CONTEXT
 from perceive.sequence.export import build_graph as gru_graph
 from perceive.sequence.export import recurrent_weights_to_int8
 from perceive.sequence.model import GruRegressor
-from perceive.serving.bundle import PRECISIONS
 from perceive.serving.plan import Stage
 from perceive.transformer.backbone import Backbone
 from perceive.transformer.export import build_graph, compressed

@@ -8,7 +8,7 @@ serves passes the window each time, so that two servers, or one after a restart,
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,13 +18,13 @@ import openvino.opset13 as ops
 import torch
 from numpy.typing import NDArray
 
+from perceive.export import PRECISIONS
 from perceive.export.graph import EXACT_CONFIG, compile_exact, save_ir
-from perceive.export.path_report import judge_parity
-from perceive.export.report import ir_bytes
+from perceive.export.report import LIMITS, ir_bytes, judge_parity
 from perceive.sequence.model import GruRegressor
 from perceive.sequence.training import PREDICTED_AT_ONCE, Rows, batch, predict
 from perceive.sequence.windows import Timelines
-from perceive.transformer.export import PRECISIONS, compressed
+from perceive.transformer.export import compressed
 
 _WEIGHTS, _RECURRENT_WEIGHTS = 3, 4
 """Inputs of the operation GRUSequence (OpenVINO's operation set 5)."""
@@ -95,8 +95,8 @@ def export_sequence(
     timelines: Timelines,
     rows: Rows,
     folder: str | Path,
+    settings: Mapping[str, Any],
     *,
-    parity_rmse: float,
     threads: int,
     precisions: Sequence[str] = PRECISIONS,
 ) -> dict[str, Any]:
@@ -111,12 +111,13 @@ def export_sequence(
     Returns
     -------
     dict
-        Contents of ``parity.json``: ``precisions``, each with ``rows, rmse, max_abs, bytes``.
+        Contents of ``parity.json``: ``precisions``, each with ``rows, rmse, max_abs, bytes`` and whether it
+        ``passes``, and the ``smallest`` that does.
 
     Raises
     ------
     ExportError
-        If the fp32 graph differs by more than 1e-4, or any by an RMSE above ``parity_rmse``.
+        As of :func:`perceive.export.report.judge_parity`.
     """
     expected = predict(model, timelines, rows, threads=threads)
     whole = build_graph(model)
@@ -133,11 +134,11 @@ def export_sequence(
             "max_abs": float(np.abs(errors).max()),
             "bytes": ir_bytes(path),
         }
-    judge_parity(f"the GRU of {variable}", found, parity_rmse)
     return {
         "variable": variable,
         "compile": EXACT_CONFIG,
         "state": "none: the caller passes the window each time",
-        "limit_rmse": parity_rmse,
+        "limit_rmse": {name: settings[name] for name in LIMITS},
+        "smallest": judge_parity(f"the GRU of {variable}", found, settings),
         "precisions": found,
     }

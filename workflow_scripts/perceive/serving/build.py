@@ -13,11 +13,12 @@ import pandas as pd
 
 from perceive import io
 from perceive.encoder import META_FILE, TOKENIZER_FILE, EmbeddingCache, Encoder
+from perceive.export import PRECISIONS
 from perceive.export.graph import EXACT_CONFIG
 from perceive.features.embedding import anchor_matrix
 from perceive.features.lexical import VADER_FILES, vader_folder
 from perceive.features.matrix import Projection
-from perceive.serving.bundle import PRECISIONS, REPOSITORY_CONFIG
+from perceive.serving.bundle import REPOSITORY_CONFIG
 from perceive.serving.scorer import Perceiver
 from perceive.variables import CORES
 

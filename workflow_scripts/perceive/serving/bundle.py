@@ -26,7 +26,6 @@ from perceive.io import file_sha256, read_json, write_json
 
 MANIFEST, REPOSITORY_CONFIG = "manifest.json", "config.json"
 FORMAT = 1
-PRECISIONS = ("fp32", "fp16", "int8")
 
 
 class BundleError(ValueError):

@@ -17,7 +17,7 @@ marked ``"late": true``, since its followers were answered without it.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -40,6 +40,8 @@ from perceive.serving.history import Earlier, History
 
 Floats = NDArray[np.float32]
 Answer = dict[str, Any]
+Ask = Callable[[Mapping[str, NDArray[Any]]], dict[str, NDArray[Any]]]
+"""Outputs by name from inputs by name, as a graph gives them."""
 
 TOKENS_PER_BATCH = 2048
 """Padded tokens of a batch."""
@@ -130,6 +132,8 @@ class Perceiver:
         AUTO, or a device of OpenVINO's.
     threads : int, optional
         CPU threads of the encoder; by default all.
+    graphs : callable, optional
+        What answers instead of the bundle's graphs, by their names (a reference to measure against).
     """
 
     def __init__(
@@ -139,13 +143,18 @@ class Perceiver:
         history: str | Path | None = None,
         device: str = "AUTO",
         threads: int | None = None,
+        graphs: Callable[[str], Ask] | None = None,
     ) -> None:
         self.bundle = bundle
         manifest = bundle.manifest
         core = ov.Core()
         chosen = device_of(core, device)
         self.device = chosen
-        self._text = _Graph(core, bundle, "text", chosen, threads or os.cpu_count())
+
+        def graph(name: str, threads: int | None = None) -> Ask:
+            return graphs(name) if graphs else _Graph(core, bundle, name, chosen, threads)
+
+        self._text = graph("text", threads or os.cpu_count())
         self._text_of: dict[str, Any] = manifest["text"]
         self._encoders: dict[str, str] = manifest["encoders"]
         self._tokenizers = {
@@ -153,13 +162,13 @@ class Perceiver:
             for language in {self._text_of["encoder"], *self._encoders}
         }
         self._own_encoders = {
-            language: _Graph(core, bundle, name, chosen, threads or os.cpu_count())
+            language: graph(name, threads or os.cpu_count())
             for language, name in self._encoders.items()
             if name != "text"
         }
         self._stages: list[dict[str, Any]] = manifest["stages"]
         self._graphs = {
-            name: _Graph(core, bundle, name, chosen)
+            name: graph(name)
             for stage in self._stages
             for name in (stage["heads"], *(gru["graph"] for gru in stage["grus"].values()))
         }
@@ -378,7 +387,7 @@ class Perceiver:
 
     @staticmethod
     def _in_batches(
-        graph: _Graph, tokenizer: _Tokenizer, texts: Sequence[str], others: Mapping[str, Floats]
+        graph: Ask, tokenizer: _Tokenizer, texts: Sequence[str], others: Mapping[str, Floats]
     ) -> dict[str, Floats]:
         """Outputs of a graph for all texts, computed in batches of similar length."""
         ids = tokenizer.ids(texts)
@@ -447,7 +456,7 @@ class _Sequences:
             self._known = place[rows], found.lengths[n_past:], vectors, kept
         return self._known
 
-    def ask(self, graph: _Graph, columns: Sequence[str], length: int) -> Floats:
+    def ask(self, graph: Ask, columns: Sequence[str], length: int) -> Floats:
         """A GRU's answers [n, 1]."""
         rows, lengths, vectors, gaps = self._windows()
         read = [self._perceiver._step_index[name] for name in columns if name != GAP]

@@ -25,7 +25,6 @@ from perceive.transformer.backbone import Backbone, additive_mask
 from perceive.transformer.model import Hierarchy, TopTransformer
 from perceive.transformer.states import TextTokenizer
 
-PRECISIONS = ("fp32", "fp16", "int8")
 TOKENS_PER_BATCH = 2048
 
 Inputs = dict[str, NDArray[Any]]
