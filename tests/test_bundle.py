@@ -83,7 +83,7 @@ def lines(rows: list[dict[str, Any]]) -> str:
 def test_the_bundle_answers_as_the_pipeline_did(project: Project) -> None:
     parity = json.loads((project.results / "serving/parity.json").read_text())
     assert set(parity["judged"]) == set(VARIABLES) and parity["rows"] > 50
-    exact = parity["precisions"]["fp32"]
+    exact = parity["precisions"]["fp32"]["variables"]
     assert {name: one["rmse"] <= TOLERANCE for name, one in exact.items()} == dict.fromkeys(VARIABLES, True)
     assert all(exact[name]["same_path"] == 1 for name in HIERARCHIES)
     manifest = json.loads((project.results / "bundle/manifest.json").read_text())

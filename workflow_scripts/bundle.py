@@ -12,7 +12,7 @@ from perceive.export import PRECISIONS
 from perceive.export.graph import EXACT_CONFIG
 from perceive.features.anchors import load_anchors
 from perceive.features.matrix import Projection
-from perceive.serving.build import lay_out, prove
+from perceive.serving.build import compile_options, lay_out, prove, write_repository
 from perceive.serving.bundle import write_manifest
 
 SERVING = ("openvino", "tokenizers", "numpy", "emoji", "pydantic")
@@ -76,6 +76,8 @@ def main(snakemake: Snakemake) -> None:
     )
     chosen = settings["precision"]
     content["precision"]["default"] = parity["smallest"] if chosen == "auto" else chosen
+    content["compile"] = compile_options(plan["bytes"], parity)
+    write_repository(folder, content["compile"])
     write_manifest(folder, {**content, "parity": parity})
     io.write_json(snakemake.output.parity, parity)
     shutil.rmtree(target, ignore_errors=True)

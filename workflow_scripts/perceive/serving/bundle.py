@@ -18,7 +18,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +30,11 @@ FORMAT = 1
 
 class BundleError(ValueError):
     """The folder is no bundle, or not the one that was built."""
+
+
+def reads_text(graph: str) -> bool:
+    """Whether a graph of a bundle reads token ids: the one for the texts, or another language's encoder."""
+    return graph == "text" or graph.startswith("encoder_")
 
 
 def bundle_id(manifest: Mapping[str, Any]) -> str:
@@ -137,3 +142,12 @@ class Bundle:
         """Options to compile a graph with."""
         hints: dict[str, dict[str, str]] = self.manifest["compile"]
         return dict(hints.get(f"{name}_{self.precision}", hints["default"]))
+
+    def compiled_with(self, options: Mapping[str, str]) -> Bundle:
+        """The same bundle, whose graphs that read text are compiled with other options (none: the default)."""
+        hints = {"default": self.manifest["compile"]["default"]}
+        if options:
+            files = (Path(name).parts for name in self.manifest["files"] if self._reads(name))
+            names = {parts[1].rsplit("_", 1)[0] for parts in files if parts[0] == "models"}
+            hints |= {f"{name}_{self.precision}": dict(options) for name in names if reads_text(name)}
+        return replace(self, manifest={**self.manifest, "compile": hints})
