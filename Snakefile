@@ -119,6 +119,7 @@ SCRIPTS = {
     "export_transformer": [],
     "export_sequence": [],
     "serving": [],
+    "latency": [],
     "bundle": ["resources/lexicons", "resources/anchors.tsv"],
 }
 
@@ -193,6 +194,7 @@ rule all:
         [f"{RESULTS}/evaluation/{name}/{plot}.png" for name in VARIABLES for plot in PLOTS_OF[name]],
         [path for name in VARIABLES for path in exports(name)],
         f"{RESULTS}/bundle/manifest.json",
+        f"{RESULTS}/serving/latency.json",
 
 
 # Every variable's name is a target: its export and what that needs, no more.

@@ -62,3 +62,34 @@ rule bundle:
         "Putting the bundle together, and proving that it answers as the models do"
     script:
         "../workflow_scripts/bundle.py"
+
+
+rule latency:
+    input:
+        served,
+        # Its own content decides: a bundle with other verdicts is as fast.
+        manifest=ancient(f"{RESULTS}/bundle/manifest.json"),
+        plan=f"{RESULTS}/serving/plan.json",
+        parity=f"{RESULTS}/serving/parity.json",
+        split_items=f"{RESULTS}/splits/items.parquet",
+        corpus=f"{RESULTS}/corpus/items.parquet",
+        taxonomy=ANY_TAXONOMY,
+        settings=settings("latency"),
+        code=code("latency"),
+    output:
+        report=f"{RESULTS}/serving/latency.json",
+        plot=f"{RESULTS}/serving/latency.png",
+    log:
+        f"{RESULTS}/logs/latency.log",
+    benchmark:
+        f"{RESULTS}/benchmarks/latency.tsv"
+    conda:
+        "../envs/environment.yaml"
+    # Alone on the machine, or the times would be those of its neighbours.
+    threads: workflow.cores or 1
+    resources:
+        mem_mb=4000,
+    message:
+        "Timing the bundle beside the Python pipeline"
+    script:
+        "../workflow_scripts/latency.py"

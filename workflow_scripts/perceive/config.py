@@ -808,6 +808,7 @@ def slices(settings: Settings) -> dict[str, Any]:
             for language in encoders
         },
     }
+    parts["latency"] = {**parts["serving"], "repeats": dump["export"]["latency_repeats"]}
     parts["bundle"] = {
         **dump["bundle"],
         **{key: dump["export"][key] for key in ("parity_rmse", "compressed_parity_rmse")},

@@ -845,7 +845,7 @@ def latency(
 
 
 def timed_in_turns(
-    contenders: Mapping[str, Callable[[Any], Any]], inputs: Sequence[Any], rows: int
+    contenders: Mapping[str, Callable[[Any], Any]], inputs: Sequence[Any], rows: int, warm_up: int = 2
 ) -> dict[str, dict[str, float]]:
     """Time each contender on each of the inputs.
 
@@ -859,6 +859,8 @@ def timed_in_turns(
         What one call gets.
     rows : int
         Rows of an input.
+    warm_up : int
+        Calls after each pause that do not count.
 
     Returns
     -------
@@ -869,10 +871,10 @@ def timed_in_turns(
     for turn in np.array_split(np.arange(len(inputs)), max(1, min(10, len(inputs) // 5))):
         for name, contender in contenders.items():
             time.sleep(0.02)
-            for number, place in enumerate([*turn[:2], *turn]):
+            for number, place in enumerate([*turn[:warm_up], *turn]):
                 began = time.perf_counter()
                 contender(inputs[place])
-                if number >= 2:  # after the pause, two calls to warm up
+                if number >= min(warm_up, len(turn)):
                     times[name].append((time.perf_counter() - began) * 1e3)
     result = {}
     for name, values in times.items():

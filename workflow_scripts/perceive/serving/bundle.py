@@ -144,7 +144,7 @@ class Bundle:
         return dict(hints.get(f"{name}_{self.precision}", hints["default"]))
 
     def compiled_with(self, options: Mapping[str, str]) -> Bundle:
-        """The same bundle, whose graphs that read text are compiled with other options (none: the default)."""
+        """The same bundle, its graphs that read text compiled with other options (none: the default)."""
         hints = {"default": self.manifest["compile"]["default"]}
         if options:
             files = (Path(name).parts for name in self.manifest["files"] if self._reads(name))

@@ -151,8 +151,12 @@ class Perceiver:
         chosen = device_of(core, device)
         self.device = chosen
 
+        self.graphs: dict[str, Ask] = {}
+        """What answers, by the graphs' names."""
+
         def graph(name: str, threads: int | None = None) -> Ask:
-            return graphs(name) if graphs else _Graph(core, bundle, name, chosen, threads)
+            self.graphs[name] = graphs(name) if graphs else _Graph(core, bundle, name, chosen, threads)
+            return self.graphs[name]
 
         self._text = graph("text", threads or os.cpu_count())
         self._text_of: dict[str, Any] = manifest["text"]
@@ -167,11 +171,9 @@ class Perceiver:
             if name != "text"
         }
         self._stages: list[dict[str, Any]] = manifest["stages"]
-        self._graphs = {
-            name: graph(name)
-            for stage in self._stages
-            for name in (stage["heads"], *(gru["graph"] for gru in stage["grus"].values()))
-        }
+        for stage in self._stages:
+            for name in (stage["heads"], *(gru["graph"] for gru in stage["grus"].values())):
+                graph(name)
         self._variables: dict[str, dict[str, Any]] = manifest["variables"]
         self._columns: list[str] = manifest["columns"]
         self._steps: list[str] = [*ALL, *manifest["answers"]]
@@ -307,14 +309,14 @@ class Perceiver:
         sequences = _Sequences(self, past, owners, times, ids, steps)
         for stage in self._stages:
             for name, gru in stage["grus"].items():
-                networks[name] = sequences.ask(self._graphs[gru["graph"]], gru["columns"], gru["length"])
+                networks[name] = sequences.ask(self.graphs[gru["graph"]], gru["columns"], gru["length"])
             inputs = {"features": matrix, "context": context}
             if stage["upstream"]:
                 inputs["upstream"] = np.ascontiguousarray(
                     steps[:, [self._step_index[name] for name in stage["upstream"]]]
                 )
             inputs |= {f"{name}/network": networks[name] for name in stage["variables"]}
-            found |= self._graphs[stage["heads"]](inputs)
+            found |= self.graphs[stage["heads"]](inputs)
             for name in stage["variables"]:
                 for place, column in enumerate(self._variables[name]["answers"]):
                     steps[:, self._step_index[column]] = found[f"{name}/raw"][:, place]
