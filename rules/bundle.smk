@@ -67,10 +67,9 @@ rule bundle:
 rule latency:
     input:
         served,
-        # Its own content decides: a bundle with other verdicts is as fast.
+        # The graphs decide: a bundle with other verdicts is as fast.
         manifest=ancient(f"{RESULTS}/bundle/manifest.json"),
         plan=f"{RESULTS}/serving/plan.json",
-        parity=f"{RESULTS}/serving/parity.json",
         split_items=f"{RESULTS}/splits/items.parquet",
         corpus=f"{RESULTS}/corpus/items.parquet",
         taxonomy=ANY_TAXONOMY,

@@ -10,6 +10,7 @@ import sqlite3
 import subprocess
 import sys
 import time
+import venv
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -18,12 +19,22 @@ import numpy as np
 import pandas as pd
 import pytest
 from project import REPOSITORY, Project
+from safetensors.numpy import load_file
 
-from perceive.serving.build import records
+from perceive.export import PRECISIONS
+from perceive.export.graph import EXACT_CONFIG
+from perceive.export.parts import Parts, load_parts
+from perceive.export.reference import python_graphs
+from perceive.export.serving import save_graphs, text_graphs
+from perceive.features.anchors import load_anchors
+from perceive.features.matrix import CONTEXT, Projection
+from perceive.io import file_sha256
+from perceive.serving.build import FAST, compile_options, lay_out, records, write_repository
 from perceive.serving.bundle import Bundle, BundleError
 from perceive.serving.history import History, HistoryError
 from perceive.serving.plan import stages
 from perceive.serving.scorer import Perceiver
+from perceive.taxonomy import load_taxonomy
 from perceive.variables import HIERARCHIES, VARIABLES
 
 pytestmark = pytest.mark.workflow
@@ -48,6 +59,13 @@ def scorer(bundle: Path) -> Iterator[Perceiver]:
     made = Perceiver.load(bundle, precision="fp32", device="CPU")
     yield made
     made.history.close()
+
+
+@pytest.fixture(scope="module")
+def parts(project: Project) -> Parts:
+    settings = json.loads((project.results / "state/config/serving.json").read_text())
+    taxonomy = load_taxonomy(REPOSITORY / "resources/taxonomy.tsv")
+    return load_parts(project.results, settings["kinds"], settings["reads"], taxonomy, settings["backbone"])
 
 
 def numbers(answer: dict[str, Any]) -> list[float]:
@@ -88,6 +106,77 @@ def test_the_bundle_answers_as_the_pipeline_did(project: Project) -> None:
     assert all(exact[name]["same_path"] == 1 for name in HIERARCHIES)
     manifest = json.loads((project.results / "bundle/manifest.json").read_text())
     assert manifest["precision"]["default"] == parity["smallest"]
+
+
+def test_the_latency_report_compares_in_one_run(project: Project) -> None:
+    report = json.loads((project.results / "serving/latency.json").read_text())
+    assert {*report["devices"], *report["absent_devices"]} == {"CPU", "GPU", "NPU"}
+    python = report["python"]["batch"]
+    assert set(python) == {"1", "8", "64"}
+    for precision in PRECISIONS:
+        found = report["devices"]["CPU"][precision]
+        assert 0 < found["start"]["load_s"] < found["start"]["first_answer_s"]
+        assert 50 < found["start"]["memory_mb"] < 2000
+        for size, times in found["batch"].items():
+            assert 0 < times["p50_ms"] <= times["p95_ms"] <= times["p99_ms"]
+            assert times["ratio"] == pytest.approx(times["p50_ms"] / python[size]["p50_ms"])
+            assert times["rows_per_s"] == pytest.approx(int(size) / times["p50_ms"] * 1e3)
+    for batch in ("1", "64"):
+        assert set(report["trees"][batch]) == {"merged", "each", "lightgbm", "onnxruntime"}
+    assert (project.results / "serving/latency.png").stat().st_size > 10_000
+
+
+def test_the_python_pipeline_answers_the_same_behind_the_same_interface(
+    bundle: Path, parts: Parts, scorer: Perceiver, some: list[dict[str, Any]]
+) -> None:
+    """What the latency is compared with does the same work."""
+    graphs = python_graphs(parts, scorer.bundle.manifest, CONTEXT)
+    in_python = Perceiver(Bundle.open(bundle, "fp32"), device="CPU", graphs=graphs)
+    same(in_python.score(some), scorer.score(some))
+    with pytest.raises(ValueError, match="there is no encoder_hi in Python"):
+        graphs("encoder_hi")
+
+
+def test_building_it_twice_gives_the_same_bytes(
+    project: Project, bundle: Path, parts: Parts, tmp_path: Path
+) -> None:
+    settings = json.loads((project.results / "state/config/serving.json").read_text())
+    manifest = json.loads((bundle / "manifest.json").read_text())
+    text, _ = text_graphs(parts.backbone, parts.source, parts.transformers)
+    reads = settings["reads"].__getitem__
+    graphs = tmp_path / "serving"
+    planned = stages(list(settings["kinds"]), settings["kinds"], reads)
+    save_graphs(graphs, text, {}, planned, parts.heads, parts.grus)
+    folder = tmp_path / "bundle"
+    folder.mkdir()
+    lay_out(
+        folder,
+        graphs=graphs,
+        encoders={"en": project.results / "encoder/en"},
+        lexicons=REPOSITORY / "resources/lexicons",
+        licensed={},
+        anchors=load_anchors(REPOSITORY / "resources/anchors.tsv"),
+        projection=Projection.from_tensors(load_file(project.results / "features/projection.safetensors")),
+        taxonomy=REPOSITORY / "resources/taxonomy.tsv",
+        cache=tmp_path / "cache.sqlite",
+    )
+    write_repository(folder, manifest["compile"])
+    files = {
+        path.relative_to(folder).as_posix(): file_sha256(path)
+        for path in folder.rglob("*") if path.is_file()
+    }  # fmt: skip
+    assert files == manifest["files"] and len(files) > 30
+
+
+def test_fast_arithmetic_is_for_graphs_that_read_text_alone(bundle: Path) -> None:
+    opened = Bundle.open(bundle, "fp16")
+    fast = opened.compiled_with(FAST["fp16"])
+    assert fast.hints("text") == FAST["fp16"] != fast.hints("heads_1") == EXACT_CONFIG
+    assert opened.compiled_with({}).hints("text") == EXACT_CONFIG
+    parity = {"precisions": {"fp16": {"arithmetic": "fast"}, "int8": {"arithmetic": "exact"}}}
+    names = ["text_fp16", "text_int8", "encoder_hi_fp16", "heads_1_fp16"]
+    options = compile_options(names, parity)
+    assert set(options) == {"default", "text_fp16", "encoder_hi_fp16"}
 
 
 def test_one_by_one_in_the_order_of_time_is_as_all_at_once(
@@ -224,6 +313,25 @@ def test_the_scorer_needs_nothing_of_the_training_stack(bundle: Path, some: list
         input=json.dumps(some[:3]), capture_output=True, text=True, env=ENVIRONMENT, timeout=120,
     )  # fmt: skip
     assert done.stdout.split("\n")[:2] == ["3", "[]"], done.stdout + done.stderr
+
+
+def test_the_serving_requirements_are_enough(
+    bundle: Path, scorer: Perceiver, some: list[dict[str, Any]], tmp_path: Path
+) -> None:
+    """An environment with them alone answers as this one, and starts in time."""
+    venv.create(tmp_path / "venv", with_pip=True)
+    python = tmp_path / "venv/bin/python"
+    install = [python, "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
+    subprocess.run([*install, "-r", REPOSITORY / "envs/serving.lock"], check=True, timeout=600)
+    options = ["--bundle", bundle, "--precision", "fp32", "--device", "CPU"]
+    done = subprocess.run(
+        [python, "-m", "perceive", "score", *options],
+        input=lines(some), capture_output=True, text=True, env=ENVIRONMENT, timeout=120,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    same([json.loads(line) for line in done.stdout.splitlines()], scorer.score(some))
+    listed = subprocess.run([*install[:3], "list"], capture_output=True, text=True, check=True).stdout
+    assert "openvino" in listed and not {"torch", "lightgbm", "snakemake", "pandas"} & set(listed.split())
 
 
 def test_wrong_arguments_are_told_in_one_line(bundle: Path, tmp_path: Path) -> None:

@@ -238,7 +238,7 @@ def test_lost_metadata_rebuilds_nothing(unchanged: Project) -> None:
 # What a changed label of any variable touches: the annotators are compared and the corpus drawn again.
 ABOUT_THE_CORPUS = {"agreement", "review", "portrait", "summary"}
 EXPORTS = {"export", "export_paths", "export_transformer", "export_sequence"}
-SERVED = {"serving", "bundle"}
+SERVED = {"serving", "bundle", "latency"}
 EVALUATIONS = {"evaluation", "evaluation_paths", "evaluation_sequence"}
 # Of every scale, of a regression alone, and of a sequence alone.
 SCALE_CHAIN = {"oof", "audit_oof", "models", "blend", "calibration", "export"}
