@@ -29,7 +29,15 @@ from perceive.export.serving import save_graphs, text_graphs
 from perceive.features.anchors import load_anchors
 from perceive.features.matrix import CONTEXT, Projection
 from perceive.io import file_sha256
-from perceive.serving.build import FAST, compile_options, lay_out, records, write_repository
+from perceive.serving.build import (
+    FAST,
+    Proof,
+    compile_options,
+    lay_out,
+    quantize_fully,
+    records,
+    write_repository,
+)
 from perceive.serving.bundle import Bundle, BundleError
 from perceive.serving.history import History, HistoryError
 from perceive.serving.plan import stages
@@ -177,6 +185,32 @@ def test_fast_arithmetic_is_for_graphs_that_read_text_alone(bundle: Path) -> Non
     names = ["text_fp16", "text_int8", "encoder_hi_fp16", "heads_1_fp16"]
     options = compile_options(names, parity)
     assert set(options) == {"default", "text_fp16", "encoder_hi_fp16"}
+
+
+def test_full_quantization_is_kept_only_where_it_passes(
+    project: Project, bundle: Path, some: list[dict[str, Any]], tmp_path: Path
+) -> None:
+    folder = tmp_path / "bundle"
+    shutil.copytree(bundle, folder)
+    content = json.loads((folder / "manifest.json").read_text())
+    content = {key: value for key, value in content.items() if key not in ("bundle", "format", "files")}
+    items = pd.read_parquet(project.results / "corpus/items.parquet")
+    split = pd.read_parquet(project.results / "splits/items.parquet")["split"]
+    expected = {
+        name: pd.read_parquet(project.results / f"evaluation/{name}/predictions.parquet")
+        for name in VARIABLES
+    }
+    sample = records(items[split == "train"])[:30]
+    before = Bundle.open(folder, "int8").id
+    weights = file_sha256(folder / "models/text_int8/1/model.bin")
+    for limit, kept in ((1e-7, False), (1.0, True)):
+        proof = Proof(items, split, expected, [], exact_rmse=1e-5, small_rmse=limit)
+        found = quantize_fully(folder, content, proof, sample)
+        assert bool(found) is kept
+        opened = Bundle.open(folder, "int8")
+        assert (opened.id == before) is not kept
+        assert (file_sha256(folder / "models/text_int8/1/model.bin") == weights) is not kept
+    assert found["int8"]["arithmetic"] == "full" and 1e-6 < found["int8"]["rmse"] < 0.05
 
 
 def test_one_by_one_in_the_order_of_time_is_as_all_at_once(

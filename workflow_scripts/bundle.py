@@ -1,6 +1,7 @@
 """Put the bundle together, prove it, and write its manifest."""
 
 import shutil
+from importlib.metadata import version
 from pathlib import Path
 
 from safetensors.numpy import load_file
@@ -12,10 +13,18 @@ from perceive.export import PRECISIONS
 from perceive.export.graph import EXACT_CONFIG
 from perceive.features.anchors import load_anchors
 from perceive.features.matrix import Projection
-from perceive.serving.build import compile_options, lay_out, prove, write_repository
+from perceive.serving.build import (
+    Proof,
+    compile_options,
+    lay_out,
+    quantize_fully,
+    records,
+    write_repository,
+)
 from perceive.serving.bundle import write_manifest
 
-SERVING = ("openvino", "tokenizers", "numpy", "emoji", "pydantic")
+SERVING = ("openvino", "tokenizers", "numpy", "emoji", "pydantic", "pyarrow")
+"""Libraries that a bundle is read with; the manifest names the versions it was proven with."""
 RESOURCES = Path(__file__).resolve().parent.parent / "resources"
 
 
@@ -55,6 +64,7 @@ def main(snakemake: Snakemake) -> None:
         "gates": [
             {key: row[key] for key in ("variable", "gate", "verdict")} for row in gates.to_dict("records")
         ],
+        "versions": {name: version(name) for name in SERVING},
         "precision": {"available": list(PRECISIONS), "default": "fp32"},
         "compile": {"default": EXACT_CONFIG},
         "input": {"annotations": ["reflections.jsonl"], **settings["input"]},
@@ -65,8 +75,7 @@ def main(snakemake: Snakemake) -> None:
         },
     }
     write_manifest(folder, content)
-    parity = prove(
-        folder,
+    proof = Proof(
         items,
         split,
         {Path(path).parent.name: io.read_parquet(path) for path in snakemake.input.predictions},
@@ -74,6 +83,12 @@ def main(snakemake: Snakemake) -> None:
         exact_rmse=settings["parity_rmse"],
         small_rmse=settings["compressed_parity_rmse"],
     )
+    known = {}
+    if settings["full_quantization"]:
+        train = items[split == "train"]
+        sample = train.sample(min(len(train), settings["calibration_texts"]), random_state=settings["seed"])
+        known = quantize_fully(folder, content, proof, records(sample))
+    parity = proof.of_all(folder, known)
     chosen = settings["precision"]
     content["precision"]["default"] = parity["smallest"] if chosen == "auto" else chosen
     content["compile"] = compile_options(plan["bytes"], parity)

@@ -535,7 +535,15 @@ class BundleSettings(Section):
     precision: Literal["auto", "fp32", "fp16", "int8"] = Field(
         "auto",
         description="What the bundle answers with unless told otherwise; auto: the smallest precision that "
-        "answers as the training pipeline does (export.compressed_parity_rmse).",
+        "answers as the training pipeline does (export.compressed_parity_rmse, 99 % of the paths the same).",
+    )
+    full_quantization: bool = Field(
+        False,
+        description="Also try NNCF's post-training quantisation, activations included, for the int8 graph "
+        "that reads the texts; it is kept only where its parity holds.",
+    )
+    calibration_texts: int = Field(
+        300, ge=10, description="Texts of the train split that the activations' ranges are taken from."
     )
 
 
@@ -811,6 +819,7 @@ def slices(settings: Settings) -> dict[str, Any]:
     parts["latency"] = {**parts["serving"], "repeats": dump["export"]["latency_repeats"]}
     parts["bundle"] = {
         **dump["bundle"],
+        "seed": settings.seed,
         **{key: dump["export"][key] for key in ("parity_rmse", "compressed_parity_rmse")},
         **dump["features"],
         "corpus": settings.corpus.name,

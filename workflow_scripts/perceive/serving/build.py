@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import shutil
 from collections.abc import Iterable, Mapping, Sequence
@@ -9,17 +10,18 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import openvino as ov
 import pandas as pd
 
 from perceive import io
 from perceive.encoder import META_FILE, TOKENIZER_FILE, EmbeddingCache, Encoder
 from perceive.export import PRECISIONS
-from perceive.export.graph import EXACT_CONFIG
+from perceive.export.graph import EXACT_CONFIG, save_ir
 from perceive.export.report import SAME_PATH
 from perceive.features.embedding import anchor_matrix
 from perceive.features.lexical import VADER_FILES, vader_folder
 from perceive.features.matrix import Projection
-from perceive.serving.bundle import REPOSITORY_CONFIG, Bundle, reads_text
+from perceive.serving.bundle import REPOSITORY_CONFIG, Bundle, reads_text, write_manifest
 from perceive.serving.scorer import Perceiver
 from perceive.variables import CORES
 
@@ -210,22 +212,11 @@ def comparable(items: pd.DataFrame, split: pd.Series) -> tuple[pd.DataFrame, set
     return items[of_owners], set(test["item_id"]), apart
 
 
-def prove(
-    folder: Path,
-    items: pd.DataFrame,
-    split: pd.Series,
-    expected: Mapping[str, pd.DataFrame],
-    sequences: Sequence[str],
-    *,
-    exact_rmse: float,
-    small_rmse: float,
-) -> dict[str, Any]:
-    """Score the test split with each precision, and compare with the pipeline's own answers.
+class Proof:
+    """How near a bundle's answers on the test split are to the pipeline's own.
 
     Parameters
     ----------
-    folder : Path
-        A bundle.
     items, split
         As for `comparable`; ``items`` with text, language, owner and time.
     expected : mapping of variable to DataFrame
@@ -234,56 +225,146 @@ def prove(
         Variables whose network reads a window.
     exact_rmse, small_rmse : float
         Largest RMSE of fp32, and of a smaller precision that is to be proposed.
-
-    Returns
-    -------
-    dict
-        ``judged`` (variables), ``precisions``: for each its ``arithmetic`` (exact or fast), whether it
-        ``passes``, the worst ``rmse`` and ``same_path``, and for each of ``variables`` what `differences`
-        tells; ``smallest``: the smallest precision that passes.
-
-    Raises
-    ------
-    ParityError
-        If fp32 does not pass.
     """
-    rows, test, apart = comparable(items, split)
-    judged = [name for name in expected if apart or name not in sequences]
-    wanted = {name: frame[frame["item_id"].isin(test)] for name, frame in expected.items()}
 
-    def compared(bundle: Bundle, arithmetic: str) -> dict[str, Any]:
+    def __init__(
+        self,
+        items: pd.DataFrame,
+        split: pd.Series,
+        expected: Mapping[str, pd.DataFrame],
+        sequences: Sequence[str],
+        *,
+        exact_rmse: float,
+        small_rmse: float,
+    ) -> None:
+        rows, self._test, apart = comparable(items, split)
+        self._records = records(rows)
+        self.judged = [name for name in expected if apart or name not in sequences]
+        self._expected = {name: frame[frame["item_id"].isin(self._test)] for name, frame in expected.items()}
+        self._limits = {precision: small_rmse for precision in PRECISIONS} | {"fp32": exact_rmse}
+
+    def of(self, bundle: Bundle, arithmetic: str) -> dict[str, Any]:
+        """Score the test split.
+
+        Returns
+        -------
+        dict
+            ``arithmetic`` (as given), whether it ``passes``, the worst ``rmse`` and ``same_path`` of the
+            judged variables, and for each of ``variables`` what `differences` tells.
+        """
         scorer = Perceiver(bundle, device="CPU")
-        of_each = differences(scorer.score(records(rows)), wanted)
-        rmse = max(of_each[name]["rmse"] for name in judged)
-        same_path = min((of_each[name].get("same_path", 1.0) for name in judged), default=1.0)
-        passes = rmse <= (exact_rmse if bundle.precision == "fp32" else small_rmse) and same_path >= SAME_PATH
+        of_each = differences(scorer.score(self._records), self._expected)
+        rmse = max(of_each[name]["rmse"] for name in self.judged)
+        same_path = min((of_each[name].get("same_path", 1.0) for name in self.judged), default=1.0)
         log.info(
             "bundle, %s, %s arithmetic: largest RMSE %.1e, %.1f %% of the paths the same",
             bundle.precision, arithmetic, rmse, 100 * same_path,
         )  # fmt: skip
         return {
             "arithmetic": arithmetic,
-            "passes": passes,
+            "passes": rmse <= self._limits[bundle.precision] and same_path >= SAME_PATH,
             "rmse": rmse,
             "same_path": same_path,
             "variables": of_each,
         }
 
-    found: dict[str, Any] = {}
-    for precision in PRECISIONS:
-        bundle = Bundle.open(folder, precision)
-        if precision in FAST:
-            found[precision] = compared(bundle.compiled_with(FAST[precision]), "fast")
-        if precision not in found or not found[precision]["passes"]:
-            found[precision] = compared(bundle.compiled_with({}), "exact")
-    exact = found["fp32"]
-    if not exact["passes"]:
-        raise ParityError(
-            f"the bundle differs from the training pipeline by an RMSE of {exact['rmse']:.1e} on the test "
-            f"split (at most {exact_rmse}), {exact['same_path']:.2%} of the paths the same"
+    def of_all(self, folder: Path, known: Mapping[str, dict[str, Any]]) -> dict[str, Any]:
+        """Score with each precision: with fast arithmetic for the texts where that passes.
+
+        Parameters
+        ----------
+        folder : Path
+            A bundle.
+        known : mapping of precision to dict
+            Of :meth:`of`, where it was asked before.
+
+        Returns
+        -------
+        dict
+            ``rows``, ``judged``, ``precisions`` (each of :meth:`of`) and the ``smallest`` that passes.
+
+        Raises
+        ------
+        ParityError
+            If fp32 does not pass.
+        """
+        found = dict(known)
+        for precision in PRECISIONS:
+            bundle = Bundle.open(folder, precision)
+            if precision in FAST and precision not in found:
+                found[precision] = self.of(bundle.compiled_with(FAST[precision]), "fast")
+            if precision not in found or not found[precision]["passes"]:
+                found[precision] = self.of(bundle.compiled_with({}), "exact")
+        exact = found["fp32"]
+        if not exact["passes"]:
+            raise ParityError(
+                f"the bundle differs from the training pipeline by an RMSE of {exact['rmse']:.1e} on the "
+                f"test split (at most {self._limits['fp32']}), {exact['same_path']:.2%} of the paths the same"
+            )
+        smallest = [precision for precision in PRECISIONS if found[precision]["passes"]][-1]
+        return {
+            "rows": len(self._test),
+            "judged": self.judged,
+            "precisions": {precision: found[precision] for precision in PRECISIONS},
+            "smallest": smallest,
+        }
+
+
+def quantize_fully(
+    folder: Path, content: Mapping[str, Any], proof: Proof, calibration: Sequence[dict[str, Any]]
+) -> dict[str, dict[str, Any]]:
+    """Put NNCF's post-training quantisation in place of the int8 graph for the texts, if it passes.
+
+    Its activations are int8, too, which needs a sample of what they are; the graph stays as it was otherwise.
+
+    Parameters
+    ----------
+    folder : Path
+        A bundle.
+    content : mapping
+        Of its manifest.
+    proof : Proof
+    calibration : sequence of dict
+        Reflections of the train split.
+
+    Returns
+    -------
+    dict
+        ``{"int8": ...}`` of :meth:`Proof.of` where it passes, else nothing.
+    """
+    import nncf
+
+    nncf.set_log_level(logging.ERROR)
+    exact = Perceiver.load(folder, precision="fp32", device="CPU")
+    text, inputs = exact.graphs["text"], []
+
+    def recording(given: Mapping[str, Any]) -> dict[str, Any]:
+        inputs.append({name: np.array(value) for name, value in given.items()})
+        return text(given)
+
+    graphs = {**exact.graphs, "text": recording}
+    scorer = Perceiver(exact.bundle, device="CPU", graphs=graphs.__getitem__)
+    for record in calibration:
+        scorer.score([record])
+    with contextlib.redirect_stdout(None):  # its progress bar
+        quantized = nncf.quantize(
+            ov.Core().read_model(exact.bundle.graph("text")),
+            nncf.Dataset(inputs),
+            model_type=nncf.ModelType.TRANSFORMER,
+            preset=nncf.QuantizationPreset.MIXED,
+            subset_size=len(inputs),
         )
-    smallest = [precision for precision in PRECISIONS if found[precision]["passes"]][-1]
-    return {"rows": len(test), "judged": judged, "precisions": found, "smallest": smallest}
+    path = Bundle.open(folder, "int8").graph("text")
+    before = {part: part.read_bytes() for part in (path, path.with_suffix(".bin"))}
+    save_ir(quantized, path)
+    write_manifest(folder, content)
+    found = proof.of(Bundle.open(folder, "int8").compiled_with(FAST["int8"]), "full")
+    if found["passes"]:
+        return {"int8": found}
+    for part, data in before.items():
+        part.write_bytes(data)
+    write_manifest(folder, content)
+    return {}
 
 
 def compile_options(graphs: Iterable[str], parity: Mapping[str, Any]) -> dict[str, dict[str, str]]:
@@ -294,9 +375,9 @@ def compile_options(graphs: Iterable[str], parity: Mapping[str, Any]) -> dict[st
     graphs : iterable of str
         ``NAME_PRECISION``.
     parity : mapping
-        What `prove` told.
+        Of :meth:`Proof.of_all`.
     """
-    fast = {name for name, of_one in parity["precisions"].items() if of_one["arithmetic"] == "fast"}
+    fast = {name for name, of_one in parity["precisions"].items() if of_one["arithmetic"] != "exact"}
     split = [name.rsplit("_", 1) for name in graphs]
     return {
         "default": EXACT_CONFIG,
