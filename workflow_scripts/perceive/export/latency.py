@@ -58,7 +58,7 @@ def measure(
     records : sequence of mapping
         Reflections in the order of time; batches are taken from them in turn.
     repeats : int
-        Calls at batch 1; larger batches are called less often, twice at least.
+        Calls at batch 1; larger batches are called less often, once at least.
     threads : int
         CPU threads of every contender.
 
@@ -97,14 +97,14 @@ def measure(
                 name: scorer.score for name, scorer in {**scorers, PYTHON: in_python}.items()
             }
             for size in sizes:
-                starts = [
-                    (turn * size) % (len(records) - size + 1) for turn in range(max(2, repeats // size))
-                ]
+                calls = max(1, repeats // size)
+                starts = [(call * size) % (len(records) - size + 1) for call in range(calls)]
                 times = timed_in_turns(
                     contenders,
                     [records[start : start + size] for start in starts],
                     size,
-                    warm_up=2 if size < 64 else 1,
+                    # At hundreds of items a call warms itself up.
+                    warm_up=2 if size < 8 else 1 if size < 512 else 0,
                 )
                 base = times.pop(PYTHON)
                 reference[str(size)] = base
