@@ -17,6 +17,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import lightgbm as lgb
 import numpy as np
 import openvino as ov
 from numpy.typing import NDArray
@@ -104,7 +105,7 @@ def measure(
                     [records[start : start + size] for start in starts],
                     size,
                     # At hundreds of items a call warms itself up.
-                    warm_up=2 if size < 8 else 1 if size < 512 else 0,
+                    warm_up=2 if size < 512 else 0,
                 )
                 base = times.pop(PYTHON)
                 reference[str(size)] = base
@@ -284,11 +285,21 @@ def _onnx(booster: Any, columns: int) -> Callable[[NDArray[np.float32]], Any]:
     import onnxruntime
     from onnxmltools.convert.common.data_types import FloatTensorType
 
+    text, outputs = booster.model_to_string(), booster.num_model_per_iteration()
+    copy = booster
+    if "\nobjective=" not in text:
+        # It refuses an objective of one's own, such as the blender's: the trees are the same under another.
+        name = f"multiclass num_class:{outputs}" if outputs > 1 else "regression"
+        copy = lgb.Booster(
+            model_str=text.replace("\nfeature_names=", f"\nobjective={name}\nfeature_names=", 1)
+        )
+        copy.params["objective"] = name
     model = onnxmltools.convert_lightgbm(
-        booster, initial_types=[("x", FloatTensorType([None, columns]))], zipmap=False
+        copy, initial_types=[("x", FloatTensorType([None, columns]))], zipmap=False
     )
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = 1
+    options.log_severity_level = 3
     session = onnxruntime.InferenceSession(
         model.SerializeToString(), options, providers=["CPUExecutionProvider"]
     )
