@@ -344,6 +344,8 @@ def latency_plot(path: PathLike, report: Mapping[str, Any]) -> None:
                 _throughput(middle, of_one["batch"], f"{precision}, {device}", _COLOURS[precision])
         _throughput(middle, report[PYTHON]["batch"], _NAMES[PYTHON], _COLOURS[PYTHON])
         middle.set_xscale("log", base=2)
+        sizes = [int(size) for size in report[PYTHON]["batch"]]
+        middle.set_xticks(sizes, [str(size) for size in sizes])
         middle.set(xlabel="items at once", ylabel="items per second", title="Throughput")
         middle.set_ylim(bottom=0)
         middle.legend(frameon=False, fontsize=8)

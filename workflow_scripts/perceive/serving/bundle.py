@@ -138,10 +138,11 @@ class Bundle:
         """The IR of a graph, in the bundle's precision."""
         return self.folder / "models" / f"{name}_{self.precision}" / "1" / "model.xml"
 
-    def hints(self, name: str) -> dict[str, str]:
-        """Options to compile a graph with."""
+    def hints(self, name: str, device: str = "CPU") -> dict[str, str]:
+        """Options to compile a graph with: a graph's own ones are proven on the CPU, and hold there."""
         hints: dict[str, dict[str, str]] = self.manifest["compile"]
-        return dict(hints.get(f"{name}_{self.precision}", hints["default"]))
+        own = hints.get(f"{name}_{self.precision}") if device == "CPU" else None
+        return dict(own or hints["default"])
 
     def compiled_with(self, options: Mapping[str, str]) -> Bundle:
         """The same bundle, its graphs that read text compiled with other options (none: the default)."""

@@ -70,7 +70,7 @@ class _Graph:
         self, core: ov.Core, bundle: Bundle, name: str, device: str, threads: int | None = None
     ) -> None:
         self._core, self._path, self._device, self._threads = core, bundle.graph(name), device, threads
-        self._hints: dict[str, str] = bundle.hints(name)
+        self._hints: dict[str, str] = bundle.hints(name, device)
         self._requests: dict[bool, ov.InferRequest] = {}
 
     def __call__(self, inputs: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
