@@ -16,9 +16,10 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
-from test_workflow import VARIABLES, Project, scripts_of, wait_for
+from project import Project, scripts_of, wait_for
 
 from perceive.corpus.synthesize import generate, scaled
+from perceive.variables import VARIABLES
 
 
 def prepare(folder: Path) -> Project:
