@@ -112,6 +112,8 @@ def test_the_bundle_answers_as_the_pipeline_did(project: Project) -> None:
     exact = parity["precisions"]["fp32"]["variables"]
     assert {name: one["rmse"] <= TOLERANCE for name, one in exact.items()} == dict.fromkeys(VARIABLES, True)
     assert all(exact[name]["same_path"] == 1 for name in HIERARCHIES)
+    cosines = [parity["precisions"][precision]["cosine"] for precision in PRECISIONS]
+    assert cosines[0] > 0.999999 and 0.99 < min(cosines[1:]) < 1.000001
     manifest = json.loads((project.results / "bundle/manifest.json").read_text())
     assert manifest["precision"]["default"] == parity["smallest"]
 

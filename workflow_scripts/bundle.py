@@ -21,7 +21,7 @@ from perceive.serving.build import (
     records,
     write_repository,
 )
-from perceive.serving.bundle import write_manifest
+from perceive.serving.bundle import Bundle, write_manifest
 
 SERVING = ("openvino", "tokenizers", "numpy", "emoji", "pydantic", "pyarrow")
 """Libraries that a bundle is read with; the manifest names the versions it was proven with."""
@@ -83,11 +83,11 @@ def main(snakemake: Snakemake) -> None:
         exact_rmse=settings["parity_rmse"],
         small_rmse=settings["compressed_parity_rmse"],
     )
-    known = {}
+    known = {"fp32": proof.of(Bundle.open(folder, "fp32"), "exact")}
     if settings["full_quantization"]:
         train = items[split == "train"]
         sample = train.sample(min(len(train), settings["calibration_texts"]), random_state=settings["seed"])
-        known = quantize_fully(folder, content, proof, records(sample))
+        known |= quantize_fully(folder, content, proof, records(sample))
     parity = proof.of_all(folder, known)
     chosen = settings["precision"]
     content["precision"]["default"] = parity["smallest"] if chosen == "auto" else chosen

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import openvino as ov
 import pandas as pd
+from numpy.typing import NDArray
 
 from perceive import io
 from perceive.encoder import META_FILE, TOKENIZER_FILE, EmbeddingCache, Encoder
@@ -242,6 +243,7 @@ class Proof:
         self.judged = [name for name in expected if apart or name not in sequences]
         self._expected = {name: frame[frame["item_id"].isin(self._test)] for name, frame in expected.items()}
         self._limits = {precision: small_rmse for precision in PRECISIONS} | {"fp32": exact_rmse}
+        self._embeddings: NDArray[np.float32] | None = None
 
     def of(self, bundle: Bundle, arithmetic: str) -> dict[str, Any]:
         """Score the test split.
@@ -250,12 +252,26 @@ class Proof:
         -------
         dict
             ``arithmetic`` (as given), whether it ``passes``, the worst ``rmse`` and ``same_path`` of the
-            judged variables, and for each of ``variables`` what `differences` tells.
+            judged variables, for each of ``variables`` what `differences` tells, and ``cosine``: the lowest
+            between a sentence's embedding and that of fp32, which must be asked first.
         """
-        scorer = Perceiver(bundle, device="CPU")
+        plain = Perceiver(bundle, device="CPU")
+        parts: list[NDArray[np.float32]] = []
+
+        def text(inputs: Mapping[str, Any]) -> dict[str, Any]:
+            found = plain.graphs["text"](inputs)
+            parts.append(found["encoder/embedding"])
+            return found
+
+        scorer = Perceiver(bundle, device="CPU", graphs={**plain.graphs, "text": text}.__getitem__)
         of_each = differences(scorer.score(self._records), self._expected)
         rmse = max(of_each[name]["rmse"] for name in self.judged)
         same_path = min((of_each[name].get("same_path", 1.0) for name in self.judged), default=1.0)
+        embeddings = np.concatenate(parts)
+        if self._embeddings is None:
+            self._embeddings = embeddings
+        products = np.sum(embeddings * self._embeddings, axis=1)
+        norms = np.linalg.norm(embeddings, axis=1) * np.linalg.norm(self._embeddings, axis=1)
         log.info(
             "bundle, %s, %s arithmetic: largest RMSE %.1e, %.1f %% of the paths the same",
             bundle.precision, arithmetic, rmse, 100 * same_path,
@@ -265,6 +281,7 @@ class Proof:
             "passes": rmse <= self._limits[bundle.precision] and same_path >= SAME_PATH,
             "rmse": rmse,
             "same_path": same_path,
+            "cosine": float(np.min(products / norms)),
             "variables": of_each,
         }
 
