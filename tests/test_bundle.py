@@ -29,6 +29,7 @@ from perceive.export.serving import save_graphs, text_graphs
 from perceive.features.anchors import load_anchors
 from perceive.features.matrix import CONTEXT, Projection
 from perceive.io import file_sha256
+from perceive.serving import build
 from perceive.serving.build import (
     FAST,
     Proof,
@@ -190,7 +191,7 @@ def test_fast_arithmetic_is_for_graphs_that_read_text_alone(bundle: Path) -> Non
 
 
 def test_full_quantization_is_kept_only_where_it_passes(
-    project: Project, bundle: Path, some: list[dict[str, Any]], tmp_path: Path
+    project: Project, bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     folder = tmp_path / "bundle"
     shutil.copytree(bundle, folder)
@@ -206,6 +207,7 @@ def test_full_quantization_is_kept_only_where_it_passes(
     before = Bundle.open(folder, "int8").id
     weights = file_sha256(folder / "models/text_int8/1/model.bin")
     for limit, kept in ((1e-7, False), (1.0, True)):
+        monkeypatch.setattr(build, "SAME_PATH", 0.0 if kept else 1.0)
         proof = Proof(items, split, expected, [], exact_rmse=1e-5, small_rmse=limit)
         found = quantize_fully(folder, content, proof, sample)
         assert bool(found) is kept

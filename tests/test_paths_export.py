@@ -552,7 +552,7 @@ def test_trees_that_change_after_the_graph_was_built_are_caught(
     trees = placed_trees(case.ensemble, N_FEATURES, N_CONTEXT)
     damaged = replace(trees[0], leaf_value=trees[0].leaf_value + np.where(trees[0].leaf_number == 1, 0.1, 0))
     monkeypatch.setattr("perceive.export.path_report.placed_trees", lambda *_: [damaged, *trees[1:]])
-    with pytest.raises(ExportError, match="fp32 IR of invoked differs from its models by"):
+    with pytest.raises(ExportError, match="fp32 IR of invoked differs from its models: RMSE"):
         export(case, backbone, tokenizer, tmp_path, precisions=["fp32"])
     fewer = random_ensemble(HIERARCHY, rows_of(2, 300), 2, 2, (2, 3))
     trees = placed_trees(fewer, N_FEATURES, N_CONTEXT)

@@ -25,7 +25,7 @@ from perceive.serving.bundle import Bundle, write_manifest
 
 SERVING = ("openvino", "tokenizers", "numpy", "emoji", "pydantic", "pyarrow")
 """Libraries that a bundle is read with; the manifest names the versions it was proven with."""
-RESOURCES = Path(__file__).resolve().parent.parent / "resources"
+REPOSITORY = Path(__file__).resolve().parent.parent
 
 
 def main(snakemake: Snakemake) -> None:
@@ -41,9 +41,9 @@ def main(snakemake: Snakemake) -> None:
         folder,
         graphs=Path(snakemake.input.plan).parent,
         encoders={Path(path).parent.name: Path(path).parent for path in snakemake.input.encoders},
-        lexicons=RESOURCES / "lexicons",
+        lexicons=REPOSITORY / "resources" / "lexicons",
         licensed={name: Path(path) for name, path in settings["licensed_lexicons"].items()},
-        anchors=load_anchors(RESOURCES / "anchors.tsv"),
+        anchors=load_anchors(REPOSITORY / "resources" / "anchors.tsv"),
         projection=Projection.from_tensors(load_file(snakemake.input.projection)),
         taxonomy=Path(snakemake.input.taxonomy) if snakemake.input.taxonomy else None,
         cache=Path(snakemake.params.cache),

@@ -28,6 +28,7 @@ from numpy.typing import NDArray
 from perceive.corpus.drafts import Drafter, Item
 from perceive.corpus.records import Record, Rejected, Tally
 from perceive.corpus.settings import CorpusSettings
+from perceive.corpus.values import identifier
 from perceive.export.graph import compile_exact
 from perceive.features.inhibition import CUES, InhibitionExtractor
 from perceive.features.lexical import FEATURES as LEXICAL
@@ -267,8 +268,9 @@ class Perceiver:
             draft = self._drafter.draft(known, False, 0)
             item_id = draft.item_id
             if draft.withdrawn:
-                if draft.owner_id is not None:
-                    self.history.remove(draft.owner_id, draft.item_id)
+                owner = known.get(self._drafter.column["owner_id"])
+                if owner is not None:
+                    self.history.remove(identifier("owner_id", owner), draft.item_id)
                 raise Rejected("withdrawn", "withdrawn items are not scored")
             return self._drafter.complete(draft)
         except Rejected as rejected:
