@@ -243,7 +243,7 @@ class Perceiver:
             seen.clear()
 
         for record in records:
-            parsed = self._parsed(record)
+            parsed = self._parsed(record, flush)
             answers.append(parsed if isinstance(parsed, dict) else None)
             if isinstance(parsed, Item):
                 key = (parsed.owner_id, parsed.item_id)
@@ -256,7 +256,7 @@ class Perceiver:
             flush()
         return [answer for answer in answers if answer is not None]
 
-    def _parsed(self, record: Record | Rejected | None) -> Item | Answer:
+    def _parsed(self, record: Record | Rejected | None, flush: Callable[[], None]) -> Item | Answer:
         item_id = None
         try:
             if record is None:
@@ -270,6 +270,8 @@ class Perceiver:
             if draft.withdrawn:
                 owner = known.get(self._drafter.column["owner_id"])
                 if owner is not None:
+                    # What came before the withdrawal is answered as it was then.
+                    flush()
                     self.history.remove(identifier("owner_id", owner), draft.item_id)
                 raise Rejected("withdrawn", "withdrawn items are not scored")
             return self._drafter.complete(draft)
