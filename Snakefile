@@ -25,6 +25,7 @@ REPOSITORY = Path(workflow.basedir)
 sys.path.insert(0, str(REPOSITORY / "workflow_scripts"))
 from perceive import config as configuration
 from perceive.corpus.reader import CorpusError, content_digests, input_files, taxonomy_path
+from perceive.export import PRECISIONS
 from perceive.io import file_sha256
 from perceive.job import lead_jobs
 from perceive.state import StateWriter
@@ -52,7 +53,6 @@ BASES = {
     **dict.fromkeys(SEQUENCES, [*TREES, "gru"]),
     **dict.fromkeys(HIERARCHIES, [*PATH_TREES, "transformer"]),
 }
-PRECISIONS = ["fp32", "fp16", "int8"]
 PLOTS = ["reliability", "residuals", "slices", "baselines"]
 SEQUENCE_PLOTS = [*PLOTS, "timelines", "history"]
 PATH_PLOTS = ["reliability", "confusion", "confusions", "slices", "baselines"]

@@ -19,8 +19,8 @@ from project import Project, build
 from perceive.encoder import check_weights, convert, resolve_model, source_sha256
 
 if TYPE_CHECKING:
+    from perceive.encoder import TextTokenizer
     from perceive.transformer.backbone import Backbone
-    from perceive.transformer.states import TextTokenizer
 
 # The same examples on every run: what is green for one is green for all. To look for new ones:
 #   pytest --hypothesis-profile=explore
@@ -155,7 +155,7 @@ def backbone(folders: tuple[Path, Path]) -> Backbone:
 
 @pytest.fixture(scope="session")
 def tokenizer(folders: tuple[Path, Path]) -> TextTokenizer:
-    from perceive.transformer.states import TextTokenizer
+    from perceive.encoder import TextTokenizer
 
     return TextTokenizer(folders[1])
 

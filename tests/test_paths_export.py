@@ -21,6 +21,7 @@ from test_path_ensemble import multi_output
 from test_transformer import HIERARCHY, TAXONOMY, random_model, random_texts, taxonomies
 from test_trees import MISSING_MODES, table
 
+from perceive.encoder import TextTokenizer
 from perceive.evaluation.hierarchy import decode
 from perceive.export import PRECISIONS
 from perceive.export.graph import Forest, compile_exact, leaf_equality, save_ir
@@ -34,7 +35,6 @@ from perceive.taxonomy import Taxonomy
 from perceive.transformer.backbone import Backbone
 from perceive.transformer.export import answers, ask_graph, ask_torch, build_graph, compressed
 from perceive.transformer.model import Hierarchy, TopTransformer
-from perceive.transformer.states import TextTokenizer
 
 pytestmark = pytest.mark.filterwarnings(
     "ignore:.*torch.jit", "ignore:Converting a tensor", "ignore:.*TracerWarning", "ignore:Converting column"

@@ -21,7 +21,7 @@ from safetensors.torch import load_file, save_file
 from transformers import BertModel, DistilBertModel
 
 from perceive.answers import by_level
-from perceive.encoder import resolve_model
+from perceive.encoder import TextTokenizer, resolve_model
 from perceive.evaluation.hierarchy import checked, decode, encode, parents
 from perceive.export.graph import compile_exact
 from perceive.taxonomy import Taxonomy
@@ -38,7 +38,7 @@ from perceive.transformer.model import (
     load,
     save,
 )
-from perceive.transformer.states import StateStore, TextTokenizer
+from perceive.transformer.states import StateStore
 from perceive.transformer.training import Examples, Hyperparameters, Machine, _batches, fit, predict
 
 pytestmark = pytest.mark.filterwarnings(

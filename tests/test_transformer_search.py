@@ -26,6 +26,7 @@ from test_transformer import (
     write_encoder,
 )
 
+from perceive.encoder import TextTokenizer
 from perceive.evaluation.hierarchy import decode, encode
 from perceive.transformer import search as module
 from perceive.transformer.backbone import Backbone, load_backbone
@@ -35,7 +36,7 @@ from perceive.transformer.search import (
     climbs,
     hierarchy_error,
 )
-from perceive.transformer.states import StateStore, TextTokenizer
+from perceive.transformer.states import StateStore
 from perceive.transformer.training import Examples, Hyperparameters
 
 ROWS = 90

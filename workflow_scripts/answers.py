@@ -10,7 +10,7 @@ from snakemake.iocontainers import Snakemake
 from perceive import io, job
 from perceive.answers import blended, fill, upstream_frame
 from perceive.classifiers import read_trees
-from perceive.encoder import resolve_model
+from perceive.encoder import TextTokenizer, resolve_model
 from perceive.features.matrix import PATH_BASES, context
 from perceive.features.path_store import path_columns, path_inputs
 from perceive.features.store import ITEM_COLUMNS
@@ -22,7 +22,6 @@ from perceive.transformer.export import answers as transformed
 from perceive.transformer.export import ask_torch
 from perceive.transformer.inputs import extra_inputs
 from perceive.transformer.model import Hierarchy, load
-from perceive.transformer.states import TextTokenizer
 
 
 def main(snakemake: Snakemake) -> None:

@@ -7,14 +7,13 @@ import pandas as pd
 from snakemake.iocontainers import Snakemake
 
 from perceive import io, job
-from perceive.encoder import resolve_model
+from perceive.encoder import TextTokenizer, resolve_model
 from perceive.features.matrix import TRANSFORMER
 from perceive.torch_runs import torch_threads
 from perceive.transformer.backbone import load_backbone
 from perceive.transformer.export import answers, ask_torch
 from perceive.transformer.inputs import extra_inputs
 from perceive.transformer.model import load
-from perceive.transformer.states import TextTokenizer
 
 
 def main(snakemake: Snakemake) -> None:

@@ -8,7 +8,7 @@ from snakemake.iocontainers import Snakemake
 
 from perceive import io, job
 from perceive.classifiers import read_trees
-from perceive.encoder import resolve_model
+from perceive.encoder import TextTokenizer, resolve_model
 from perceive.export.path_report import export_paths
 from perceive.features.matrix import CONTEXT, context
 from perceive.features.path_store import path_columns, path_inputs
@@ -17,7 +17,6 @@ from perceive.path_ensemble import PathEnsemble
 from perceive.taxonomy import load_taxonomy
 from perceive.transformer.backbone import load_backbone
 from perceive.transformer.model import Hierarchy, load
-from perceive.transformer.states import TextTokenizer
 
 
 def main(snakemake: Snakemake) -> None:

@@ -5,12 +5,11 @@ from pathlib import Path
 from snakemake.iocontainers import Snakemake
 
 from perceive import io, job
-from perceive.encoder import resolve_model
+from perceive.encoder import TextTokenizer, resolve_model
 from perceive.export.path_report import export_regressor
 from perceive.transformer.backbone import load_backbone
 from perceive.transformer.inputs import extra_inputs
 from perceive.transformer.model import load
-from perceive.transformer.states import TextTokenizer
 
 
 def main(snakemake: Snakemake) -> None:

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
+from numpy.typing import NDArray
 
 from perceive.io import atomic_path, file_sha256, read_json, write_json
 
@@ -342,3 +343,42 @@ class EmbeddingCache:
     def close(self) -> None:
         """Close the file."""
         self._db.close()
+
+
+class TextTokenizer:
+    """The tokenizer of a converted encoder.
+
+    Parameters
+    ----------
+    folder : Path
+        What :func:`convert` wrote.
+
+    Attributes
+    ----------
+    pad_id : int
+    meta : dict
+        The contents of ``encoder.json``.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        from tokenizers import Tokenizer
+
+        self.meta: dict[str, object] = read_json(folder / META_FILE)
+        self.pad_id = int(str(self.meta["pad_id"]))
+        self._tokenizer = Tokenizer.from_file(str(folder / TOKENIZER_FILE))
+        self._tokenizer.no_padding()
+        self._tokenizer.enable_truncation(int(str(self.meta["max_tokens"])))
+
+    def ids(self, texts: Sequence[str]) -> list[list[int]]:
+        """Token ids of each text, cut at the encoder's limit; never empty."""
+        return [code.ids or [self.pad_id] for code in self._tokenizer.encode_batch_fast(list(texts))]
+
+    def padded(self, ids: Sequence[Sequence[int]]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """Token ids and mask, both of shape (texts, longest)."""
+        width = max(map(len, ids))
+        tokens = np.full((len(ids), width), self.pad_id, dtype=np.int64)
+        mask = np.zeros((len(ids), width), dtype=np.int64)
+        for row, of_text in enumerate(ids):
+            tokens[row, : len(of_text)] = of_text
+            mask[row, : len(of_text)] = 1
+        return tokens, mask

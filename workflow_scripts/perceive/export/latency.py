@@ -191,11 +191,9 @@ def tree_times(
     """
     captured: list[tuple[str, Arrays, Arrays]] = []
     bundle = Bundle.open(folder, "fp32")
-    plain = Perceiver(bundle, device="CPU")
+    scorer = Perceiver(bundle, device="CPU")
 
-    def recording(name: str) -> Ask:
-        graph = plain.graphs[name]
-
+    def recording(name: str, graph: Ask) -> Ask:
         def ask(inputs: Mapping[str, NDArray[Any]]) -> Arrays:
             found = graph(inputs)
             captured.append((name, dict(inputs), found))
@@ -203,8 +201,9 @@ def tree_times(
 
         return ask
 
+    scorer.graphs |= {name: recording(name, graph) for name, graph in scorer.graphs.items()}
     size = min(max(batches), len(records))
-    Perceiver(bundle, device="CPU", graphs=recording).score(records[:size])
+    scorer.score(records[:size])
     stages = {stage["heads"]: stage for stage in manifest["stages"]}
     of_stage = {name: (inputs, found) for name, inputs, found in captured if name in stages}
 

@@ -12,6 +12,7 @@ import numpy as np
 import openvino as ov
 from numpy.typing import NDArray
 
+from perceive.encoder import TextTokenizer
 from perceive.export import PRECISIONS
 from perceive.export.graph import (
     BLENDER,
@@ -44,7 +45,6 @@ from perceive.transformer.export import (
     compressed,
 )
 from perceive.transformer.model import Hierarchy, TopTransformer
-from perceive.transformer.states import TextTokenizer
 
 log = logging.getLogger(__name__)
 

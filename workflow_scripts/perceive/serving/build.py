@@ -255,15 +255,16 @@ class Proof:
             judged variables, for each of ``variables`` what `differences` tells, and ``cosine``: the lowest
             between a sentence's embedding and that of fp32, which must be asked first.
         """
-        plain = Perceiver(bundle, device="CPU")
+        scorer = Perceiver(bundle, device="CPU")
+        own = scorer.graphs["text"]
         parts: list[NDArray[np.float32]] = []
 
         def text(inputs: Mapping[str, Any]) -> dict[str, Any]:
-            found = plain.graphs["text"](inputs)
+            found = own(inputs)
             parts.append(found["encoder/embedding"])
             return found
 
-        scorer = Perceiver(bundle, device="CPU", graphs={**plain.graphs, "text": text}.__getitem__)
+        scorer.graphs["text"] = text
         of_each = differences(scorer.score(self._records), self._expected)
         rmse = max(of_each[name]["rmse"] for name in self.judged)
         same_path = min((of_each[name].get("same_path", 1.0) for name in self.judged), default=1.0)
@@ -359,10 +360,9 @@ def quantize_fully(
         inputs.append({name: np.array(value) for name, value in given.items()})
         return text(given)
 
-    graphs = {**exact.graphs, "text": recording}
-    scorer = Perceiver(exact.bundle, device="CPU", graphs=graphs.__getitem__)
+    exact.graphs["text"] = recording
     for record in calibration:
-        scorer.score([record])
+        exact.score([record])
     with contextlib.redirect_stdout(None):  # its progress bar
         quantized = nncf.quantize(
             ov.Core().read_model(exact.bundle.graph("text")),

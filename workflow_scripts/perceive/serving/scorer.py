@@ -29,6 +29,7 @@ from perceive.corpus.drafts import Drafter, Item
 from perceive.corpus.records import Record, Rejected, Tally
 from perceive.corpus.settings import CorpusSettings
 from perceive.corpus.values import identifier
+from perceive.encoder import TextTokenizer
 from perceive.export.graph import compile_exact
 from perceive.features.inhibition import CUES, InhibitionExtractor
 from perceive.features.lexical import FEATURES as LEXICAL
@@ -92,35 +93,6 @@ class _Graph:
         return {port.get_any_name(): np.array(value) for port, value in found.items()}
 
 
-class _Tokenizer:
-    """The tokenizer of a converted encoder; as `perceive.transformer.states.TextTokenizer`, without torch."""
-
-    def __init__(self, folder: Path) -> None:
-        from tokenizers import Tokenizer
-
-        from perceive.io import read_json
-
-        meta = read_json(folder / "encoder.json")
-        self._pad_id = int(meta["pad_id"])
-        self._tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
-        self._tokenizer.no_padding()
-        self._tokenizer.enable_truncation(int(meta["max_tokens"]))
-
-    def ids(self, texts: Sequence[str]) -> list[list[int]]:
-        """Token ids of each text; never empty."""
-        return [code.ids or [self._pad_id] for code in self._tokenizer.encode_batch_fast(list(texts))]
-
-    def padded(self, ids: Sequence[Sequence[int]]) -> dict[str, NDArray[np.int64]]:
-        """Inputs of a graph for some texts."""
-        width = max(map(len, ids))
-        tokens = np.full((len(ids), width), self._pad_id, dtype=np.int64)
-        mask = np.zeros((len(ids), width), dtype=np.int64)
-        for row, of_text in enumerate(ids):
-            tokens[row, : len(of_text)] = of_text
-            mask[row, : len(of_text)] = 1
-        return {"input_ids": tokens, "attention_mask": mask}
-
-
 class Perceiver:
     """A loaded bundle.
 
@@ -155,22 +127,17 @@ class Perceiver:
         self.graphs: dict[str, Ask] = {}
         """What answers, by the graphs' names."""
 
-        def graph(name: str, threads: int | None = None) -> Ask:
+        def graph(name: str, threads: int | None = None) -> None:
             self.graphs[name] = graphs(name) if graphs else _Graph(core, bundle, name, chosen, threads)
-            return self.graphs[name]
 
-        self._text = graph("text", threads or os.cpu_count())
         self._text_of: dict[str, Any] = manifest["text"]
         self._encoders: dict[str, str] = manifest["encoders"]
         self._tokenizers = {
-            language: _Tokenizer(bundle.folder / "tokenizers" / language)
+            language: TextTokenizer(bundle.folder / "tokenizers" / language)
             for language in {self._text_of["encoder"], *self._encoders}
         }
-        self._own_encoders = {
-            language: graph(name, threads or os.cpu_count())
-            for language, name in self._encoders.items()
-            if name != "text"
-        }
+        for name in {"text", *self._encoders.values()}:
+            graph(name, threads or os.cpu_count())
         self._stages: list[dict[str, Any]] = manifest["stages"]
         for stage in self._stages:
             for name in (stage["heads"], *(gru["graph"] for gru in stage["grus"].values())):
@@ -363,14 +330,17 @@ class Perceiver:
             if of_one["extra"]
         }
         main = self._text_of["encoder"]
-        found = self._in_batches(self._text, self._tokenizers[main], texts, extras)
+        found = self._in_batches(self.graphs["text"], self._tokenizers[main], texts, extras)
         raw = {main: found["encoder/embedding"]}
         served_by = np.array([name if name in self._encoders else "en" for name in languages], dtype=object)
-        for language, graph in self._own_encoders.items():
+        for language in (one for one in self._encoders if one != main):
             rows = np.flatnonzero(served_by == language)
             if len(rows):
                 of_rows = self._in_batches(
-                    graph, self._tokenizers[language], [texts[row] for row in rows.tolist()], {}
+                    self.graphs[self._encoders[language]],
+                    self._tokenizers[language],
+                    [texts[row] for row in rows.tolist()],
+                    {},
                 )["embedding"]
                 raw[language] = np.zeros((len(texts), of_rows.shape[1]), dtype=np.float32)
                 raw[language][rows] = of_rows
@@ -393,7 +363,7 @@ class Perceiver:
 
     @staticmethod
     def _in_batches(
-        graph: Ask, tokenizer: _Tokenizer, texts: Sequence[str], others: Mapping[str, Floats]
+        graph: Ask, tokenizer: TextTokenizer, texts: Sequence[str], others: Mapping[str, Floats]
     ) -> dict[str, Floats]:
         """Outputs of a graph for all texts, computed in batches of similar length."""
         ids = tokenizer.ids(texts)
@@ -404,7 +374,8 @@ class Perceiver:
             rows = order[first : first + max(1, TOKENS_PER_BATCH // len(ids[order[first]]))]
             first += len(rows)
             of_rows = {name: np.ascontiguousarray(values[rows]) for name, values in others.items()}
-            found = graph({**tokenizer.padded([ids[row] for row in rows]), **of_rows})
+            tokens, mask = tokenizer.padded([ids[row] for row in rows])
+            found = graph({"input_ids": tokens, "attention_mask": mask, **of_rows})
             for name, values in found.items():
                 if name not in result:
                     result[name] = np.zeros((len(texts), *values.shape[1:]), dtype=values.dtype)

@@ -21,9 +21,9 @@ import openvino as ov
 import torch
 from numpy.typing import NDArray
 
+from perceive.encoder import TextTokenizer
 from perceive.transformer.backbone import Backbone, additive_mask
 from perceive.transformer.model import Hierarchy, TopTransformer
-from perceive.transformer.states import TextTokenizer
 
 TOKENS_PER_BATCH = 2048
 

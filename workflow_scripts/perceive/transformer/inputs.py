@@ -13,13 +13,13 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from perceive import io
-from perceive.encoder import check_weights, resolve_model
+from perceive.encoder import TextTokenizer, check_weights, resolve_model
 from perceive.features.path_store import EXTRA_INPUTS, read_paths
 from perceive.features.store import read_labels
 from perceive.transformer.backbone import Backbone, load_backbone
 from perceive.transformer.losses import one_hot
 from perceive.transformer.model import Hierarchy, Output, Scales
-from perceive.transformer.states import StateStore, TextTokenizer
+from perceive.transformer.states import StateStore
 from perceive.transformer.training import Examples, Hyperparameters, Machine
 from perceive.variables import HIERARCHIES
 

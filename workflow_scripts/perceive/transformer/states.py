@@ -25,52 +25,13 @@ import torch
 from numpy.typing import NDArray
 
 from perceive import io
-from perceive.encoder import META_FILE, TOKENIZER_FILE
+from perceive.encoder import TextTokenizer
 from perceive.torch_runs import torch_threads
 from perceive.transformer.backbone import Backbone, additive_mask
 
 log = logging.getLogger(__name__)
 
 KEY_BYTES = 20
-
-
-class TextTokenizer:
-    """The tokenizer of a converted encoder.
-
-    Parameters
-    ----------
-    folder : Path
-        What :func:`perceive.encoder.convert` wrote.
-
-    Attributes
-    ----------
-    pad_id : int
-    meta : dict
-        The contents of ``encoder.json``.
-    """
-
-    def __init__(self, folder: Path) -> None:
-        from tokenizers import Tokenizer
-
-        self.meta: dict[str, object] = io.read_json(folder / META_FILE)
-        self.pad_id = int(str(self.meta["pad_id"]))
-        self._tokenizer = Tokenizer.from_file(str(folder / TOKENIZER_FILE))
-        self._tokenizer.no_padding()
-        self._tokenizer.enable_truncation(int(str(self.meta["max_tokens"])))
-
-    def ids(self, texts: Sequence[str]) -> list[list[int]]:
-        """Token ids of each text, cut at the encoder's limit; never empty."""
-        return [code.ids or [self.pad_id] for code in self._tokenizer.encode_batch_fast(list(texts))]
-
-    def padded(self, ids: Sequence[Sequence[int]]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-        """Token ids and mask, both of shape (texts, longest)."""
-        width = max(map(len, ids))
-        tokens = np.full((len(ids), width), self.pad_id, dtype=np.int64)
-        mask = np.zeros((len(ids), width), dtype=np.int64)
-        for row, of_text in enumerate(ids):
-            tokens[row, : len(of_text)] = of_text
-            mask[row, : len(of_text)] = 1
-        return tokens, mask
 
 
 @dataclass(frozen=True)
