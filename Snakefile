@@ -24,7 +24,7 @@ configfile: f"{workflow.basedir}/config/config.yaml"
 REPOSITORY = Path(workflow.basedir)
 sys.path.insert(0, str(REPOSITORY / "workflow_scripts"))
 from perceive import config as configuration
-from perceive.corpus.reader import CorpusError, content_digests, input_files, taxonomy_path
+from perceive.corpus.reader import READ_COLUMNS, CorpusError, content_digests, input_files, taxonomy_path
 from perceive.export import PRECISIONS
 from perceive.io import file_sha256
 from perceive.job import lead_jobs
@@ -162,7 +162,11 @@ if workflow.is_main_process:
         except CorpusError as error:
             raise WorkflowError(str(error)) from None
     else:
-        parts = ["items", *(f"{of}/{name}" for of in ("labels", "ratings") for name in EVERY_VARIABLE)]
+        parts = [
+            "items",
+            *(f"items/{column}" for column in READ_COLUMNS),
+            *(f"{of}/{name}" for of in ("labels", "ratings") for name in EVERY_VARIABLE),
+        ]
         # The generated file itself is an input; what else reading it depends on is the taxonomy.
         taxonomy = taxonomy_path(CORPUS, Path.cwd())
         digest = file_sha256(taxonomy) if taxonomy else "any path"

@@ -20,7 +20,7 @@ PATH_ENSEMBLE = {
 rule answers:
     input:
         **PATH_ENSEMBLE,
-        corpus=f"{RESULTS}/corpus/items.parquet",
+        **items("text", "language", "length_bucket"),
         split_items=f"{RESULTS}/splits/items.parquet",
         lexical=f"{RESULTS}/features/lexical.parquet",
         cues=f"{RESULTS}/features/inhibition.parquet",
@@ -57,6 +57,7 @@ rule answers:
 rule answers_transformer:
     input:
         **TRANSFORMER,
+        **items("text"),
         transformer=f"{RESULTS}/models/{{variable}}/transformer/model.safetensors",
         transformer_meta=f"{RESULTS}/models/{{variable}}/transformer/model.json",
         settings=settings("models/transformer"),
@@ -110,7 +111,7 @@ rule answers_sequence:
 rule answers_scale:
     input:
         **ENSEMBLE,
-        corpus=f"{RESULTS}/corpus/items.parquet",
+        **items("language", "length_bucket"),
         split_items=f"{RESULTS}/splits/items.parquet",
         features=expand(f"{RESULTS}/features/folds/final/{{split}}.parquet", split=["val", "test"]),
         upstream=upstream,

@@ -3,13 +3,13 @@
 
 rule blend:
     input:
-        corpus=f"{RESULTS}/corpus/items.parquet",
+        **items("language", "length_bucket"),
         split_items=f"{RESULTS}/splits/items.parquet",
         lexical=f"{RESULTS}/features/lexical.parquet",
         labels=f"{RESULTS}/corpus/labels/{{variable}}.parquet",
         predictions=oof_of(".npy"),
         # A leak fails the build here, before the blender trusts a prediction that is not out of fold.
-        audit=f"{RESULTS}/oof/{{variable}}/audit.json",
+        audit=passed(f"{RESULTS}/oof/{{variable}}/audit.json"),
         settings=settings("blend"),
         code=code("blend"),
     output:
@@ -33,13 +33,13 @@ rule blend:
 
 rule blend_paths:
     input:
-        corpus=f"{RESULTS}/corpus/items.parquet",
+        **items("language", "length_bucket"),
         split_items=f"{RESULTS}/splits/items.parquet",
         lexical=f"{RESULTS}/features/lexical.parquet",
         labels=f"{RESULTS}/corpus/labels/{{variable}}.parquet",
         taxonomy=TAXONOMY,
         predictions=oof_of(".npy"),
-        audit=f"{RESULTS}/oof/{{variable}}/audit.json",
+        audit=passed(f"{RESULTS}/oof/{{variable}}/audit.json"),
         settings=settings("blend"),
         code=code("blend_paths"),
     output:

@@ -4,7 +4,7 @@
 rule calibration:
     input:
         **ENSEMBLE,
-        corpus=f"{RESULTS}/corpus/items.parquet",
+        **items("language", "length_bucket"),
         features=f"{RESULTS}/features/folds/final/val.parquet",
         upstream=upstream,
         network=network,
@@ -29,7 +29,7 @@ rule calibration:
 
 rule calibration_paths:
     input:
-        corpus=f"{RESULTS}/corpus/items.parquet",
+        **items("owner_id"),
         split_items=f"{RESULTS}/splits/items.parquet",
         answers=f"{RESULTS}/answers/{{variable}}/blend.npy",
         labels=f"{RESULTS}/corpus/labels/{{variable}}.parquet",

@@ -13,6 +13,23 @@ def data(part):
     return f"{RESULTS}/state/data/{part}.sha256"
 
 
+def items(*columns):
+    """The accepted items, of which the job reads these columns beside item_id.
+
+    A change of another column is no reason to run. Scripts read them with `perceive.io.read_items`, which
+    gives them no other.
+    """
+    corpus = f"{RESULTS}/corpus/items.parquet"
+    # What a generated corpus will hold is not known before it is there: its file decides.
+    corpus = ancient(corpus) if SETTINGS.corpus.annotations else corpus
+    return {"corpus": corpus, "columns": [data(f"items/{column}") for column in columns]}
+
+
+def passed(audit):
+    """An audit that must have found no leak before the job runs; another wording is no reason to run."""
+    return ancient(audit)
+
+
 def one_of(names):
     """A wildcard's constraint."""
     return "|".join(names)

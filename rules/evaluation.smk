@@ -1,11 +1,14 @@
 # The one touch of the test split, and the verdicts.
 
+# The baselines read the texts, the intervals go over owners, and the slices are of the others.
+JUDGED = ["owner_id", "text", "timestamp", "language", "length_bucket", "category", "risk_level"]
+
 
 rule evaluation:
     input:
         **ENSEMBLE,
+        **items(*JUDGED),
         calibrator=f"{RESULTS}/calibration/{{variable}}/calibrator.json",
-        corpus=f"{RESULTS}/corpus/items.parquet",
         split_items=f"{RESULTS}/splits/items.parquet",
         features=f"{RESULTS}/features/folds/final/test.parquet",
         upstream=upstream,
@@ -35,8 +38,8 @@ rule evaluation:
 rule evaluation_sequence:
     input:
         **ENSEMBLE,
+        **items(*JUDGED),
         calibrator=f"{RESULTS}/calibration/{{variable}}/calibrator.json",
-        corpus=f"{RESULTS}/corpus/items.parquet",
         split_items=f"{RESULTS}/splits/items.parquet",
         features=f"{RESULTS}/features/folds/final/test.parquet",
         upstream=upstream,
@@ -65,7 +68,7 @@ rule evaluation_sequence:
 
 rule evaluation_paths:
     input:
-        corpus=f"{RESULTS}/corpus/items.parquet",
+        **items(*JUDGED),
         split_items=f"{RESULTS}/splits/items.parquet",
         lexical=f"{RESULTS}/features/lexical.parquet",
         answers=f"{RESULTS}/answers/{{variable}}/blend.npy",

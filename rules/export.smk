@@ -4,8 +4,8 @@
 rule export:
     input:
         **ENSEMBLE,
+        **items("language", "length_bucket"),
         calibrator=f"{RESULTS}/calibration/{{variable}}/calibrator.json",
-        corpus=f"{RESULTS}/corpus/items.parquet",
         features=f"{RESULTS}/features/folds/final/val.parquet",
         upstream=upstream,
         network=network,
@@ -35,8 +35,8 @@ rule export:
 rule export_paths:
     input:
         **PATH_ENSEMBLE,
+        **items("text", "language", "length_bucket"),
         calibrator=f"{RESULTS}/calibration/{{variable}}/calibrator.json",
-        corpus=f"{RESULTS}/corpus/items.parquet",
         cues=f"{RESULTS}/features/inhibition.parquet",
         features=f"{RESULTS}/features/folds/final/val.parquet",
         encoder=f"{RESULTS}/encoder/{SETTINGS.transformer.encoder}/encoder.json",
@@ -67,7 +67,7 @@ rule export_paths:
 
 rule export_transformer:
     input:
-        corpus=f"{RESULTS}/corpus/items.parquet",
+        **items("text"),
         lexical=f"{RESULTS}/features/lexical.parquet",
         cues=f"{RESULTS}/features/inhibition.parquet",
         features=f"{RESULTS}/features/folds/final/val.parquet",

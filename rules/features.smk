@@ -3,7 +3,7 @@
 
 rule lexical:
     input:
-        corpus=f"{RESULTS}/corpus/items.parquet",
+        **items("text", "language"),
         licensed=list(SETTINGS.features.licensed_lexicons.values()),
         settings=settings("lexical"),
         code=code("lexical"),
@@ -23,7 +23,7 @@ rule lexical:
 
 rule inhibition:
     input:
-        corpus=f"{RESULTS}/corpus/items.parquet",
+        **items("text", "language"),
         licensed=list(SETTINGS.features.licensed_lexicons.values()),
         settings=settings("lexical"),
         code=code("inhibition"),
@@ -43,7 +43,7 @@ rule inhibition:
 
 rule embedding:
     input:
-        corpus=f"{RESULTS}/corpus/items.parquet",
+        **items("text", "language"),
         encoders=expand(
             f"{RESULTS}/encoder/{{language}}/encoder.json",
             language=[name for name, encoder in SETTINGS.encoders.items() if encoder.model],
@@ -72,7 +72,7 @@ rule embedding:
 
 rule temporal:
     input:
-        corpus=f"{RESULTS}/corpus/items.parquet",
+        **items("owner_id", "timestamp"),
         lexical=f"{RESULTS}/features/lexical.parquet",
         code=code("temporal"),
     output:
@@ -91,10 +91,10 @@ rule temporal:
 
 rule folds:
     input:
-        corpus=f"{RESULTS}/corpus/items.parquet",
+        **items("language"),
         split_items=f"{RESULTS}/splits/items.parquet",
         # A leak fails the build before anything learns from it.
-        audit=f"{RESULTS}/splits/audit.json",
+        audit=passed(f"{RESULTS}/splits/audit.json"),
         lexical=f"{RESULTS}/features/lexical.parquet",
         embedding=f"{RESULTS}/features/embedding.parquet",
         temporal=f"{RESULTS}/features/temporal.parquet",

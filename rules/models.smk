@@ -55,6 +55,7 @@ rule models_paths:
 rule models_transformer:
     input:
         **TRANSFORMER,
+        **items("text"),
         labels=f"{RESULTS}/corpus/labels/{{variable}}.parquet",
         tuned=transformer_tuned,
         settings=transformer_settings,

@@ -61,6 +61,7 @@ rule oof_paths:
 rule oof_transformer:
     input:
         **TRANSFORMER,
+        **items("text"),
         labels=f"{RESULTS}/corpus/labels/{{variable}}.parquet",
         tuned=transformer_tuned,
         settings=transformer_settings,
@@ -121,7 +122,7 @@ rule oof_sequence:
 
 rule audit_oof:
     input:
-        corpus=f"{RESULTS}/corpus/items.parquet",
+        **items("owner_id", "text"),
         split_items=f"{RESULTS}/splits/items.parquet",
         labels=f"{RESULTS}/corpus/labels/{{variable}}.parquet",
         features=expand(f"{RESULTS}/features/folds/final/{{split}}.parquet", split=["train", "val", "test"]),

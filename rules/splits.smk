@@ -3,9 +3,15 @@
 
 rule splits:
     input:
-        corpus=f"{RESULTS}/corpus/items.parquet",
-        # Labels enter the strata only when an owner is first assigned. They are read from the annotations
-        # themselves, so that a corrected label is no reason to split again.
+        # Languages, categories and labels enter the strata only when an owner is first assigned, and a new
+        # owner changes every column: a correction of theirs is no reason to split again. Therefore the
+        # labels are read from the annotations themselves.
+        **items(
+            "owner_id",
+            "text",
+            "split",
+            *(["timestamp"] if SETTINGS.splits.mode == "grouped_temporal" else []),
+        ),
         annotations=ANNOTATIONS,
         ingest=settings("ingest"),
         ledger=data("ledger"),
@@ -34,7 +40,7 @@ rule splits:
 
 rule audit_splits:
     input:
-        corpus=f"{RESULTS}/corpus/items.parquet",
+        **items("owner_id", "text", "timestamp", "split"),
         owners=f"{RESULTS}/splits/owners.parquet",
         split_items=f"{RESULTS}/splits/items.parquet",
         previous=f"{RESULTS}/splits/previous.parquet",

@@ -39,10 +39,9 @@ rule tuning:
 # What every job of the transformer reads, and where its cache of token states lies (no output, so that a
 # rebuild computes new texts alone).
 TRANSFORMER = {
-    "corpus": f"{RESULTS}/corpus/items.parquet",
     "split_items": f"{RESULTS}/splits/items.parquet",
     # A leak fails the build before anything learns from it.
-    "audit": f"{RESULTS}/splits/audit.json",
+    "audit": passed(f"{RESULTS}/splits/audit.json"),
     "lexical": f"{RESULTS}/features/lexical.parquet",
     "cues": f"{RESULTS}/features/inhibition.parquet",
     "encoder": f"{RESULTS}/encoder/{SETTINGS.transformer.encoder}/encoder.json",
@@ -55,6 +54,7 @@ STATES = f"{RESULTS}/cache/states"
 rule tuning_transformer:
     input:
         **TRANSFORMER,
+        **items("owner_id", "text"),
         labels=f"{RESULTS}/corpus/labels/{{variable}}.parquet",
         settings=settings("transformer/{variable}"),
         code=code("tuning_transformer"),
@@ -85,7 +85,7 @@ rule tuning_transformer:
 
 # What every job of the GRU reads beside the features: whose items they are and when they were written.
 SEQUENCE = {
-    "corpus": f"{RESULTS}/corpus/items.parquet",
+    **items("owner_id", "timestamp"),
     "upstream": upstream,
 }
 

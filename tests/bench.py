@@ -170,7 +170,7 @@ def bench_embedding(results: Path, repeats: int) -> Report:
 def built_variables(results: Path) -> Iterator[tuple[str, Path, list[Any], Any, np.ndarray, np.ndarray]]:
     """Name, IR, bases, blender, features and context of each exported variable whose models are here."""
     from perceive.ensemble import RegressionEnsemble
-    from perceive.features.store import ITEM_COLUMNS, model_inputs, with_upstream
+    from perceive.features.store import model_inputs, with_upstream
     from perceive.variables import SCALES, VARIABLES
 
     for path in sorted(results.glob("export/*/fp32/model.xml")):
@@ -191,7 +191,7 @@ def built_variables(results: Path) -> Iterator[tuple[str, Path, list[Any], Any, 
             print(f"{name} is left out: {', '.join(missing)} missing; finish `make run` first.")
             continue
         ensemble = RegressionEnsemble.load(models, needed[4], network=network)
-        items = io.read_parquet(results / "corpus/items.parquet", ITEM_COLUMNS)
+        items = io.read_parquet(results / "corpus/items.parquet", ["item_id", "language", "length_bucket"])
         answers = [results / "answers" / read / "upstream.parquet" for read in VARIABLES[name].reads]
         answers = [*(answer for answer in answers if answer.exists()), needed[-1]]
         val = with_upstream(io.read_parquet(needed[5]), answers)

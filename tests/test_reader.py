@@ -24,6 +24,7 @@ from hypothesis import strategies as st
 
 from perceive.corpus.aggregate import ROOT, common_ancestor
 from perceive.corpus.reader import (
+    READ_COLUMNS,
     CorpusError,
     Item,
     MissingFileError,
@@ -1213,7 +1214,7 @@ def test_a_rater_s_change_that_leaves_the_label_is_in_the_digest_of_the_ratings(
     assert changed(before, digests(0.0, 0.5, 1.0)) == {"ratings/valence", "labels/valence"}
 
 
-EVERYTHING_OF_AN_ITEM = {"items", "texts", "owners"}
+EVERYTHING_OF_AN_ITEM = {"items", *(f"items/{column}" for column in READ_COLUMNS)}
 # The agreement is told apart by language, category and risk.
 RATED = {"ratings/valence", "ratings/invoked"}
 LABELS = {*RATED, "labels/valence", "labels/invoked"}
@@ -1222,16 +1223,16 @@ LABELS = {*RATED, "labels/valence", "labels/invoked"}
 @pytest.mark.parametrize(
     ("change", "expected"),
     [
-        ({"text": "another text"}, {"items", "texts"}),
-        ({"text": "w " * 70}, EVERYTHING_OF_AN_ITEM),
-        ({"owner_id": "o9"}, {"items", "owners"}),
-        ({"timestamp": "2025-03-01T10:00:01Z"}, {"items", "owners"}),
+        ({"text": "another text"}, {"items", "items/text"}),
+        ({"text": "w " * 70}, {"items", "items/text", "items/length_bucket"}),
+        ({"owner_id": "o9"}, {"items", "items/owner_id"}),
+        ({"timestamp": "2025-03-01T10:00:01Z"}, {"items", "items/timestamp"}),
         ({"timestamp": 1740823200}, set()),
-        ({"language": "hinglish"}, {*EVERYTHING_OF_AN_ITEM, *RATED}),
-        ({"category": "abuse"}, {"items", "owners", *RATED}),
-        ({"risk_level": "HIGH"}, {"items", "owners", *RATED}),
+        ({"language": "hinglish"}, {"items", "items/language", *RATED}),
+        ({"category": "abuse"}, {"items", "items/category", *RATED}),
+        ({"risk_level": "HIGH"}, {"items", "items/risk_level", *RATED}),
         ({"risk_level": "low"}, set()),
-        ({"split": "test"}, {"items", "owners"}),
+        ({"split": "test"}, {"items", "items/split"}),
         ({"device": "phone"}, {"items"}),
         ({"mood": 3}, {"items"}),
         ({"item_id": "new"}, {*EVERYTHING_OF_AN_ITEM, *LABELS}),
@@ -1331,10 +1332,10 @@ def test_settings_without_effect_on_the_items_change_no_digest(tmp_path):
     assert content_digests(CorpusSettings(**headerless), tmp_path) == before
     swapped = {**plain, "header": ["item_id", "E", "V", "text"], "taxonomy": None}
     found = content_digests(CorpusSettings(**swapped), tmp_path)
-    assert changed(before, found) == {"items", "texts", "labels/invoked", "ratings/invoked"}
+    assert changed(before, found) == {"items", "items/text", "labels/invoked", "ratings/invoked"}
     test = {**plain, "annotations": [{"file": "a.csv", "constants": {"split": "test"}}]}
     (tmp_path / "a.csv").write_text("item_id,text,V,E\n1,t,0.5,Sad\n2,u,1,Sad/Hurt\n")
-    assert changed(before, content_digests(CorpusSettings(**test), tmp_path)) == {"items", "owners"}
+    assert changed(before, content_digests(CorpusSettings(**test), tmp_path)) == {"items", "items/split"}
 
 
 def test_two_errors_do_not_cancel_out(tmp_path):

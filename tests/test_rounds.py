@@ -18,7 +18,15 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from perceive.corpus.ingest import ingest_items, ingest_rejects, ingest_summary
-from perceive.corpus.reader import CorpusError, Item, Reject, Tally, content_digests, read_annotations
+from perceive.corpus.reader import (
+    READ_COLUMNS,
+    CorpusError,
+    Item,
+    Reject,
+    Tally,
+    content_digests,
+    read_annotations,
+)
 from perceive.corpus.settings import CorpusSettings
 from perceive.variables import VARIABLES
 
@@ -656,7 +664,7 @@ def test_a_corrected_label_changes_its_own_digests_alone(tmp_path):
     first = [whole(f"i{n}", perception_labels={"valence": n / 9, "invoked": "Sad"}) for n in range(9)]
     before = content_digests(CorpusSettings(annotations=write(tmp_path, [first])), tmp_path)
     assert set(before) == {
-        "items", "texts", "owners", "rejects",
+        "items", "rejects", *(f"items/{column}" for column in READ_COLUMNS),
         *(f"{part}/{name}" for part in ("labels", "ratings") for name in VARIABLES),
     }  # fmt: skip
     correction = {"item_id": "i3", "perception_labels": {"valence": 1}}

@@ -13,7 +13,6 @@ from perceive.classifiers import read_trees
 from perceive.encoder import TextTokenizer, resolve_model
 from perceive.features.matrix import PATH_BASES, context
 from perceive.features.path_store import path_columns, path_inputs
-from perceive.features.store import ITEM_COLUMNS
 from perceive.path_ensemble import PathEnsemble
 from perceive.taxonomy import load_taxonomy
 from perceive.torch_runs import torch_threads
@@ -29,7 +28,7 @@ def main(snakemake: Snakemake) -> None:
     settings = io.read_json(snakemake.input.settings)
     taxonomy = load_taxonomy(snakemake.input.taxonomy)
     hierarchy = Hierarchy.of(taxonomy)
-    items = io.read_parquet(snakemake.input.corpus, [*ITEM_COLUMNS, "text"])
+    items = io.read_items(snakemake.input)
     split = io.read_parquet(snakemake.input.split_items, ["split"])["split"].to_numpy(dtype=object)
     lexical = io.read_parquet(snakemake.input.lexical)
     cues = io.read_parquet(snakemake.input.cues)

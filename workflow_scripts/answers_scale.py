@@ -9,7 +9,7 @@ from snakemake.iocontainers import Snakemake
 from perceive import io, job
 from perceive.answers import blended
 from perceive.ensemble import RegressionEnsemble
-from perceive.features.store import ITEM_COLUMNS, model_inputs, with_upstream
+from perceive.features.store import model_inputs, with_upstream
 
 
 def main(snakemake: Snakemake) -> None:
@@ -26,7 +26,7 @@ def main(snakemake: Snakemake) -> None:
     ensemble = RegressionEnsemble.load(
         snakemake.input.models, snakemake.input.blender, network=Path(snakemake.input.network).stem
     )
-    items = io.read_parquet(snakemake.input.corpus, ITEM_COLUMNS)
+    items = io.read_items(snakemake.input)
     for path in snakemake.input.features:
         rows = with_upstream(io.read_parquet(path), [*snakemake.input.upstream, snakemake.input.network])
         raw = ensemble.predict(*model_inputs(rows, items, ensemble.columns))["raw"]

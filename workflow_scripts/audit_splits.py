@@ -10,7 +10,7 @@ from perceive.audit import audit_splits, audit_timeline
 def main(snakemake: Snakemake) -> None:
     settings = io.read_json(snakemake.input.settings)
     split = io.read_json(snakemake.input.summary)
-    items = io.read_parquet(snakemake.input.corpus, ["item_id", "owner_id", "text", "timestamp", "split"])
+    items = io.read_items(snakemake.input)
     report = audit_splits(
         items,
         io.read_parquet(snakemake.input.split_items),

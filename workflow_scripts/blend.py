@@ -9,11 +9,11 @@ from snakemake.iocontainers import Snakemake
 from perceive import io, job
 from perceive.blend import SquaredError, fit_blender
 from perceive.features.matrix import CONTEXT, context
-from perceive.features.store import ITEM_COLUMNS, read_labels
+from perceive.features.store import read_labels
 
 
 def main(snakemake: Snakemake) -> None:
-    items = io.read_parquet(snakemake.input.corpus, ITEM_COLUMNS)
+    items = io.read_items(snakemake.input)
     split_items = io.read_parquet(snakemake.input.split_items, ["item_id", "split", "fold"])
     lexical = io.read_parquet(snakemake.input.lexical)
     labels = read_labels(snakemake.input.labels)

@@ -10,13 +10,12 @@ from perceive.blend import PathLogLoss, fit_blender
 from perceive.evaluation.hierarchy import parents
 from perceive.features.matrix import CONTEXT, PATH_BASES, context
 from perceive.features.path_store import read_paths
-from perceive.features.store import ITEM_COLUMNS
 from perceive.taxonomy import load_taxonomy
 
 
 def main(snakemake: Snakemake) -> None:
     taxonomy = load_taxonomy(snakemake.input.taxonomy)
-    items = io.read_parquet(snakemake.input.corpus, ITEM_COLUMNS)
+    items = io.read_items(snakemake.input)
     split_items = io.read_parquet(snakemake.input.split_items, ["item_id", "split", "fold"])
     train = np.flatnonzero((split_items["split"] == "train").to_numpy(dtype=bool, na_value=False))
     of_context = context(items.iloc[train], io.read_parquet(snakemake.input.lexical).iloc[train])

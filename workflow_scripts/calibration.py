@@ -7,7 +7,7 @@ from snakemake.iocontainers import Snakemake
 from perceive import io, job
 from perceive.calibration import fit_calibrator
 from perceive.ensemble import RegressionEnsemble
-from perceive.features.store import ITEM_COLUMNS, labelled, model_inputs, read_labels, with_upstream
+from perceive.features.store import labelled, model_inputs, read_labels, with_upstream
 
 
 def main(snakemake: Snakemake) -> None:
@@ -19,7 +19,7 @@ def main(snakemake: Snakemake) -> None:
     ensemble = RegressionEnsemble.load(
         snakemake.input.models, snakemake.input.blender, network=Path(snakemake.input.network).stem
     )
-    items = io.read_parquet(snakemake.input.corpus, ITEM_COLUMNS)
+    items = io.read_items(snakemake.input)
     raw = ensemble.predict(*model_inputs(rows, items, ensemble.columns))["raw"]
     observed = labels.loc[rows["item_id"]].to_numpy()
     calibrator = fit_calibrator(raw.to_numpy(), observed, io.read_json(snakemake.input.settings))

@@ -9,7 +9,7 @@ from perceive import io, job
 from perceive.calibration import Calibrator
 from perceive.ensemble import RegressionEnsemble
 from perceive.export.report import export_variable
-from perceive.features.store import ITEM_COLUMNS, model_inputs, with_upstream
+from perceive.features.store import model_inputs, with_upstream
 
 
 def main(snakemake: Snakemake) -> None:
@@ -25,7 +25,7 @@ def main(snakemake: Snakemake) -> None:
         calibrator,
         network=Path(snakemake.input.network).stem,
     )
-    items = io.read_parquet(snakemake.input.corpus, ITEM_COLUMNS)
+    items = io.read_items(snakemake.input)
     features, context = model_inputs(rows, items, ensemble.columns)
     parity, latency = export_variable(
         snakemake.wildcards.variable,

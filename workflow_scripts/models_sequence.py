@@ -14,7 +14,7 @@ from perceive.sequence.windows import Timelines
 def main(snakemake: Snakemake) -> None:
     seed = io.read_json(snakemake.input.settings)["seed"]
     features = with_upstream(io.read_parquet(snakemake.input.features), snakemake.input.upstream)
-    items = io.read_parquet(snakemake.input.corpus, ["item_id", "owner_id", "timestamp"])
+    items = io.read_items(snakemake.input)
     timelines = Timelines.of(features, items)
     rows, targets = labelled_rows(timelines, timelines.item_ids.tolist(), read_labels(snakemake.input.labels))
     parameters = Hyperparameters(**io.read_json(snakemake.input.tuned)["parameters"])

@@ -145,6 +145,19 @@ def read_parquet(path: PathLike, columns: list[str] | None = None) -> pd.DataFra
         ) from error
 
 
+def read_items(named: Any) -> pd.DataFrame:
+    """Those columns of the accepted items whose state files are among a job's inputs, after ``item_id``.
+
+    A job is run again when one of these files changes, so a column without one would be stale without a sign.
+
+    Parameters
+    ----------
+    named : object
+        With ``corpus``, the path of ``items.parquet``, and ``columns``, paths like ``text.sha256``.
+    """
+    return read_parquet(named.corpus, ["item_id", *(Path(path).stem for path in named.columns)])
+
+
 def write_npy(path: PathLike, array: np.ndarray) -> None:
     """Write an array as NPY (never with objects), atomically."""
     import numpy as np

@@ -354,13 +354,18 @@ class _SetDigests:
         return {name: f"{total % (1 << 256):064x}" for name, total in self._sums.items()}
 
 
+READ_COLUMNS = (
+    "owner_id", "text", "timestamp", "language", "length_bucket", "category", "risk_level", "split",
+)  # fmt: skip
+"""Columns of the items that stages read one by one; each has a digest of its own."""
+
+
 def content_digests(settings: CorpusSettings, base_dir: Path | str) -> dict[str, str]:
     """Return a sha256 for each part of the corpus that something downstream reads, in one pass.
 
     ====================  ================================================================================
     items                 every column of items.parquet
-    texts                 item_id, text, language
-    owners                item_id, owner_id, timestamp, language, length_bucket, category, risk_level, split
+    items/{column}        item_id and that one, of `READ_COLUMNS`
     labels/{variable}     item_id, value, n_raters, spread, derived
     ratings/{variable}    item_id, language, category, risk_level, every rating with its annotator
     rejects               every reject and the counts of what was read (rounds, blank, cleaned, defaults,
@@ -372,7 +377,8 @@ def content_digests(settings: CorpusSettings, base_dir: Path | str) -> dict[str,
     bytes: a different notation of the same value, or a setting without effect on the items, changes nothing.
     """
     parts = [f"{part}/{variable}" for part in ("labels", "ratings") for variable in VARIABLES]
-    digests = _SetDigests(["items", "texts", "owners", *parts])
+    of_columns = [f"items/{column}" for column in READ_COLUMNS]
+    digests = _SetDigests(["items", *of_columns, *parts])
     rejects = hashlib.sha256()
     tally = Tally()
     add = digests.add
@@ -385,12 +391,20 @@ def content_digests(settings: CorpusSettings, base_dir: Path | str) -> dict[str,
             add(f"labels/{entry.variable}", entry.item_id, repr(value), str(raters), repr(spread), "derived")
             continue
         item: Item = entry  # type: ignore[assignment]
-        item_id, owner, text, time = item.item_id, item.owner_id, item.text, str(item.timestamp)
-        language, length, split = item.language, item.length_bucket, item.split
-        category, risk, device, extra = item.category, item.risk_level, item.device, item.extra
-        add("items", item_id, owner, text, time, language, length, category, risk, device, split, extra)
-        add("texts", item_id, text, language)
-        add("owners", item_id, owner, time, language, length, category, risk, split)
+        item_id, language, category, risk = item.item_id, item.language, item.category, item.risk_level
+        columns = (
+            item.owner_id,
+            item.text,
+            str(item.timestamp),
+            language,
+            item.length_bucket,
+            category,
+            risk,
+            item.split,
+        )
+        for part, cell in zip(of_columns, columns, strict=True):
+            add(part, item_id, cell)
+        add("items", item_id, *columns, item.device, item.extra)
         for variable, (value, raters, spread) in item.labels.items():
             value_parts = (repr(value),) if type(value) is float else value
             add(f"labels/{variable}", item_id, *value_parts, str(raters), repr(spread))  # type: ignore[misc]

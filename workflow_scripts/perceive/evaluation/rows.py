@@ -25,10 +25,12 @@ class Artifacts:
     corpus, split_items, features, labels, agreement, calibrator, blender, network : str
         ``features`` is of the test part; ``network`` holds the answers of the transformer or the GRU, which
         gives the base model its name.
-    models, upstream : sequence of str
+    columns, models, upstream : sequence of str
+        ``columns`` are the state files of the columns to read; see `perceive.io.read_items`.
     """
 
     corpus: str
+    columns: Sequence[str]
     split_items: str
     features: str
     labels: str
@@ -87,7 +89,7 @@ def evaluated_rows(variable: str, paths: Artifacts) -> EvaluatedRows:
     """
     labels = read_labels(paths.labels)
     rated = io.read_parquet(paths.labels).set_index("item_id")
-    items = io.read_parquet(paths.corpus)
+    items = io.read_items(paths)
     features = with_upstream(io.read_parquet(paths.features), [*paths.upstream, paths.network])
     rows = labelled(features, labels)
     if rows.empty:

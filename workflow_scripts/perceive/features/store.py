@@ -12,8 +12,6 @@ from perceive import io
 from perceive.features.lexical import FEATURES as LEXICAL
 from perceive.features.matrix import ALL, context
 
-ITEM_COLUMNS = ["item_id", "language", "length_bucket"]
-
 
 def read_labels(path: str | Path) -> pd.Series:
     """Labels of a scale by item id, float64."""
