@@ -14,10 +14,13 @@ TARGET ?= all
 CONFIGS := $(if $(CORPUS),config/corpora/$(CORPUS).yaml) $(if $(PRESET),config/presets/$(PRESET).yaml)
 SNAKEMAKE := $(BIN)/snakemake --cores $(CORES) $(if $(strip $(CONFIGS)),--configfile $(CONFIGS))
 
-.PHONY: run accept test lint format bench bench-goemotions soak soak-bundle config env lock clean help
+.PHONY: run explain accept test lint format bench bench-goemotions soak soak-bundle config env lock clean help
 
 run: env  ## build everything (PRESET=, CORPUS=, TARGET=, CORES=)
 	$(SNAKEMAKE) -- $(TARGET)
+
+explain: env  ## say in plain words what `make run` would build again, and why
+	@PYTHONPATH=workflow_scripts $(BIN)/python -m perceive.explain $(SNAKEMAKE) $(TARGET)
 
 accept: env  ## fail where an acceptance gate fails
 	$(SNAKEMAKE) -- accept

@@ -8,11 +8,11 @@
 The rules lie in rules/, one file a stage, in the order the data flows.
 """
 
-import fcntl
 import sys
 from pathlib import Path
 
 from snakemake.exceptions import WorkflowError
+from snakemake.logging import logger
 from snakemake.utils import min_version
 
 min_version("9.27")
@@ -26,8 +26,9 @@ sys.path.insert(0, str(REPOSITORY / "workflow_scripts"))
 from perceive import config as configuration
 from perceive.corpus.reader import READ_COLUMNS, CorpusError, content_digests, input_files, taxonomy_path
 from perceive.export import PRECISIONS
+from perceive.integrity import set_aside
 from perceive.io import file_sha256
-from perceive.job import lead_jobs
+from perceive.job import hold_run, lead_jobs, no_run
 from perceive.state import StateWriter
 
 lead_jobs()
@@ -145,7 +146,10 @@ if TAXONOMY is None and set(VARIABLES) & set(HIERARCHIES):
     raise WorkflowError("corpus.taxonomy is needed for invoked and expressed; name its file")
 TAXONOMY = [] if TAXONOMY is None else str(TAXONOMY)
 
-if workflow.is_main_process:
+def write_state():
+    with no_run(Path(RESULTS)) as still:
+        for sentence in set_aside(Path(RESULTS) / "state") if still else []:
+            logger.warning(sentence)
     state = StateWriter(Path(RESULTS), REPOSITORY)
     slices = configuration.slices(SETTINGS)
     slices["ingest"]["annotations"] = CORPUS.model_dump(mode="json")["annotations"]
@@ -153,14 +157,11 @@ if workflow.is_main_process:
     state.write_code(SCRIPTS, REPOSITORY / "envs" / "requirements.lock")
     state.write_ledger(Path(LEDGER), Path(RESULTS) / "splits" / "ledger.sha256")
     if SETTINGS.corpus.annotations:
-        try:
-            state.write_data(
-                FILES,
-                [slices["ingest"], Path(code("items")).read_text()],
-                lambda: content_digests(CORPUS, Path.cwd()),
-            )
-        except CorpusError as error:
-            raise WorkflowError(str(error)) from None
+        state.write_data(
+            FILES,
+            [slices["ingest"], Path(code("items")).read_text()],
+            lambda: content_digests(CORPUS, Path.cwd()),
+        )
     else:
         parts = [
             "items",
@@ -168,9 +169,20 @@ if workflow.is_main_process:
             *(f"{of}/{name}" for of in ("labels", "ratings") for name in EVERY_VARIABLE),
         ]
         # The generated file itself is an input; what else reading it depends on is the taxonomy.
-        taxonomy = taxonomy_path(CORPUS, Path.cwd())
-        digest = file_sha256(taxonomy) if taxonomy else "any path"
+        digest = file_sha256(TAXONOMY) if TAXONOMY else "any path"
         state.write_data([], ["synthetic", parts, digest], lambda: dict.fromkeys(parts, digest))
+
+
+if workflow.is_main_process:
+    try:
+        write_state()
+    except CorpusError as error:
+        raise WorkflowError(str(error)) from None
+    except OSError as error:
+        raise WorkflowError(
+            f"{RESULTS} cannot be written to ({error.strerror}: {error.filename}); make room or give it to "
+            "yourself, or name another folder as `results` in the configuration"
+        ) from None
 
 
 include: "rules/corpus.smk"
@@ -212,13 +224,10 @@ for name in VARIABLES:
 
 
 onstart:
-    # A kernel lock: it vanishes with the process, however that ends, so no stale lock blocks the next run.
     global RUN_LOCK
-    Path(RESULTS).mkdir(parents=True, exist_ok=True)
-    RUN_LOCK = open(Path(RESULTS) / ".lock", "w")
     try:
-        fcntl.flock(RUN_LOCK, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError:
+        RUN_LOCK = hold_run(Path(RESULTS))
+    except BlockingIOError:
         raise WorkflowError(
             f"another run is writing to {RESULTS}; wait for it to end, or give this run its own `results` folder"
         ) from None

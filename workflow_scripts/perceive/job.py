@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import ctypes
+import fcntl
 import logging
 import os
 import signal
 import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
+from perceive import integrity
 from perceive.io import write_json
 
 PR_SET_PDEATHSIG = 1
@@ -55,6 +58,46 @@ def lead_jobs() -> None:
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 
+def hold_run(results: Path, patience: float = 5.0) -> IO[str]:
+    """Take the lock of the one run that may write to ``results``; it ends with this process, however it ends.
+
+    Parameters
+    ----------
+    results : Path
+    patience : float
+        Seconds to wait for those who only look (`no_run`).
+
+    Raises
+    ------
+    BlockingIOError
+        If another run holds it.
+    """
+    results.mkdir(parents=True, exist_ok=True)
+    handle = open(results / ".lock", "w")  # noqa: SIM115 (held until the process ends)
+    end = time.monotonic() + patience
+    while True:
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return handle
+        except BlockingIOError:
+            if time.monotonic() > end:
+                raise
+            time.sleep(0.1)
+
+
+@contextmanager
+def no_run(results: Path) -> Iterator[bool]:
+    """Whether no run writes to ``results``; none begins before the block ends."""
+    results.mkdir(parents=True, exist_ok=True)
+    with open(results / ".lock", "a") as handle:
+        try:
+            fcntl.flock(handle, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except BlockingIOError:
+            yield False
+        else:
+            yield True
+
+
 def die_with_parent() -> None:
     """End this process when the workflow that started it is gone (Linux).
 
@@ -92,7 +135,7 @@ def die_with_parent() -> None:
     threading.Thread(target=watch, daemon=True, name="watch-parent").start()
 
 
-def run(main: Callable[[Any], None], snakemake: Any) -> None:
+def run(main: Callable[[Any], Iterable[Path] | None], snakemake: Any) -> None:
     """Run a script's ``main`` with its log file, and turn an error into one clear message.
 
     The log file gets everything, with the traceback of an error; the terminal gets the progress and the
@@ -101,7 +144,7 @@ def run(main: Callable[[Any], None], snakemake: Any) -> None:
     Parameters
     ----------
     main : callable
-        Takes the ``snakemake`` object.
+        Takes the ``snakemake`` object, and may return files and folders that it wrote beside the outputs.
     snakemake : object
         With ``log`` (one file), ``rule``, ``input``, ``output``, ``wildcards``, ``threads``.
     """
@@ -120,7 +163,10 @@ def run(main: Callable[[Any], None], snakemake: Any) -> None:
         logging.getLogger(noisy).setLevel(logging.ERROR)
     started = time.monotonic()
     try:
-        main(snakemake)
+        beside = main(snakemake) or ()
+        if code := getattr(getattr(snakemake, "input", None), "code", None):
+            # state/code/<script>.tsv
+            integrity.record(Path(code).parent.parent, snakemake.rule, map(Path, snakemake.output), beside)
     except Exception as error:
         to_terminal.addFilter(lambda record: False)
         log.exception("failed")
