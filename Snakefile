@@ -146,6 +146,7 @@ if TAXONOMY is None and set(VARIABLES) & set(HIERARCHIES):
     raise WorkflowError("corpus.taxonomy is needed for invoked and expressed; name its file")
 TAXONOMY = [] if TAXONOMY is None else str(TAXONOMY)
 
+
 def write_state():
     with no_run(Path(RESULTS)) as still:
         for sentence in set_aside(Path(RESULTS) / "state") if still else []:
