@@ -243,12 +243,10 @@ def test_an_answer_has_the_form_that_the_contract_gives(
         if of.kind != "hierarchy":
             assert 0 <= answer[name] <= 1
             continue
-        path, core = answer[name]["path"], answer[name]["core"]
-        assert set(answer[name]) == {"path", "probability", "core"}
+        path, probability, core = (answer[name][key] for key in ("path", "probability", "core"))
+        assert len(answer[name]) == 3 and len(path.split("/")) == 3
         assert set(core) == set(CORES) and sum(core.values()) == pytest.approx(1, abs=1e-4)
-        assert (
-            len(path.split("/")) == 3 and 0 < answer[name]["probability"] <= core[path.split("/")[0]] + 1e-6
-        )
+        assert 0 < probability <= core[path.split("/")[0]] + 1e-6
 
 
 def test_bad_records_are_answered_in_their_place_and_late_ones_are_marked(

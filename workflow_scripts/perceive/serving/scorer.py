@@ -6,11 +6,12 @@ What comes in is in the format of annotations, without labels. An answer is a ma
      "invoked": {"path": "Sad/Lonely/Isolated", "probability": 0.6, "core": {"Sad": 0.9, ...}},
      "bundle": ID}
 
-where ``probability`` is that of the whole path, and ``core`` has those of the first level, whatever the taxonomy
-calls it. A variable that the bundle does not hold is absent. A record that cannot be answered becomes ``{"item_id": ... or None, "error": {"field", "reason"},
-"bundle": ID}``. An owner's earlier items count: those scored before by the same scorer, or kept in its
-history file. An item that is older than one that was scored before is answered by what came before it, and
-marked ``"late": true``, since its followers were answered without it.
+where ``probability`` is that of the whole path, and ``core`` has those of the first level, whatever the
+taxonomy calls it. A variable that the bundle does not hold is absent. A record that cannot be answered
+becomes ``{"item_id": ... or None, "error": {"field", "reason"}, "bundle": ID}``. An owner's earlier items
+count: those scored before by the same scorer, or kept in its history file. An item that is older than one
+that was scored before is answered by what came before it, and marked ``"late": true``, since its followers
+were answered without it.
 """
 
 from __future__ import annotations
