@@ -27,7 +27,7 @@ accept: env  ## fail where an acceptance gate fails
 
 test: env  ## lint, unit tests and a real end-to-end run
 	$(MAKE) lint
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n 2
 
 lint: env  ## ruff, snakefmt, mypy, snakemake --lint
 	$(BIN)/ruff check .
