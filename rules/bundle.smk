@@ -39,7 +39,7 @@ rule bundle:
         encoders=expand(f"{RESULTS}/encoder/{{language}}/encoder.json", language=ENCODERS),
         projection=f"{RESULTS}/features/projection.safetensors",
         predictions=expand(f"{RESULTS}/evaluation/{{name}}/predictions.parquet", name=VARIABLES),
-        acceptance=f"{RESULTS}/acceptance.tsv",
+        verdicts=f"{RESULTS}/evaluation/verdicts.tsv",
         taxonomy=ANY_TAXONOMY,
         licensed=list(SETTINGS.features.licensed_lexicons.values()),
         settings=settings("bundle"),

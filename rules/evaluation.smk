@@ -97,13 +97,64 @@ rule evaluation_paths:
         "../workflow_scripts/evaluation_paths.py"
 
 
-rule acceptance:
+rule fairness:
+    input:
+        **items("owner_id", "language", "length_bucket", "category", "risk_level"),
+        predictions=f"{RESULTS}/evaluation/{{variable}}/predictions.parquet",
+        metrics=f"{RESULTS}/evaluation/{{variable}}/metrics.json",
+        settings=settings("evaluation"),
+        code=code("fairness"),
+    output:
+        fairness=f"{RESULTS}/fairness/{{variable}}.json",
+        worst=f"{RESULTS}/fairness/{{variable}}.worst.csv",
+        plot=f"{RESULTS}/fairness/{{variable}}.png",
+    log:
+        f"{RESULTS}/logs/fairness/{{variable}}.log",
+    benchmark:
+        f"{RESULTS}/benchmarks/fairness/{{variable}}.tsv"
+    conda:
+        "../envs/environment.yaml"
+    message:
+        "Comparing groups in the answers of {wildcards.variable}"
+    script:
+        "../workflow_scripts/fairness.py"
+
+
+# Of the models alone: what is deployed carries these verdicts.
+rule verdicts:
     input:
         metrics=expand(f"{RESULTS}/evaluation/{{variable}}/metrics.json", variable=VARIABLES),
+        fairness=expand(f"{RESULTS}/fairness/{{variable}}.json", variable=VARIABLES),
+        agreement=expand(f"{RESULTS}/corpus/agreement/{{variable}}.json", variable=VARIABLES),
+        splits_audit=f"{RESULTS}/splits/audit.json",
+        audits=expand(f"{RESULTS}/oof/{{variable}}/audit.json", variable=VARIABLES),
+        settings=settings("verdicts"),
+        code=code("verdicts"),
+    output:
+        table=f"{RESULTS}/evaluation/verdicts.tsv",
+    log:
+        f"{RESULTS}/logs/verdicts.log",
+    benchmark:
+        f"{RESULTS}/benchmarks/verdicts.tsv"
+    conda:
+        "../envs/environment.yaml"
+    message:
+        "Judging the models"
+    script:
+        "../workflow_scripts/verdicts.py"
+
+
+rule acceptance:
+    input:
+        verdicts=f"{RESULTS}/evaluation/verdicts.tsv",
+        manifest=f"{RESULTS}/bundle/manifest.json",
+        parity=f"{RESULTS}/serving/parity.json",
+        latency=f"{RESULTS}/serving/latency.json",
         settings=settings("acceptance"),
         code=code("acceptance"),
     output:
         table=f"{RESULTS}/acceptance.tsv",
+        json=f"{RESULTS}/acceptance.json",
     log:
         f"{RESULTS}/logs/acceptance.log",
     benchmark:

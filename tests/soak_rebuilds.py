@@ -168,15 +168,14 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         soak = Soak(Path(folder).resolve(), arguments.variables, arguments.seed)
         for number in range(arguments.rounds + 1):
-            what = soak.change(first=number == 0)
+            changes = "; ".join(soak.change(first=number == 0)) or "first build"
             took = soak.build("results")
             again = soak.project.planned(*soak.targets("results"))
-            assert again == {}, again
+            assert again == {}, (changes, again, soak.project.run(*soak.targets("results"), "-n").stdout)
             shutil.rmtree(soak.project.folder / "scratch", ignore_errors=True)
             took_scratch = soak.build("scratch")
             difference = soak.difference()
             times = f"{took:.0f} s against {took_scratch:.0f} s from scratch"
-            changes = "; ".join(what) or "first build"
             print(f"round {number}: {changes}: {times}, largest difference {difference:.1e}", flush=True)
             assert difference <= TOLERANCE
             if number:

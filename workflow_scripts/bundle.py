@@ -48,7 +48,7 @@ def main(snakemake: Snakemake) -> list[Path]:
         taxonomy=Path(snakemake.input.taxonomy) if snakemake.input.taxonomy else None,
         cache=Path(snakemake.params.cache),
     )
-    gates = read_acceptance(Path(snakemake.input.acceptance))
+    gates = read_acceptance(Path(snakemake.input.verdicts))
     content = {
         "corpus": {
             "name": settings["corpus"],
