@@ -120,6 +120,41 @@ rule fairness:
         "../workflow_scripts/fairness.py"
 
 
+rule insight:
+    input:
+        **items("language", "length_bucket"),
+        split_items=f"{RESULTS}/splits/items.parquet",
+        features=f"{RESULTS}/features/folds/final/val.parquet",
+        cues=lambda wildcards: (
+            f"{RESULTS}/features/inhibition.parquet" if wildcards.variable in HIERARCHIES else []
+        ),
+        upstream=lambda wildcards: [] if wildcards.variable in HIERARCHIES else upstream(wildcards),
+        model=lambda wildcards: (
+            f"{RESULTS}/models/{wildcards.variable}/{'lx' if wildcards.variable in HIERARCHIES else 'full'}/model.txt"
+        ),
+        blend=f"{RESULTS}/blend/{{variable}}/blend.json",
+        weights=f"{RESULTS}/blend/{{variable}}/weights.npy",
+        trials=f"{RESULTS}/tuning/{{variable}}/trials.csv",
+        best=f"{RESULTS}/tuning/{{variable}}/best.json",
+        settings=settings("evaluation"),
+        code=code("insight"),
+    output:
+        insight=f"{RESULTS}/insight/{{variable}}.json",
+        features=f"{RESULTS}/insight/{{variable}}.features.png",
+        search=f"{RESULTS}/insight/{{variable}}.search.png",
+        weights=f"{RESULTS}/insight/{{variable}}.weights.png",
+    log:
+        f"{RESULTS}/logs/insight/{{variable}}.log",
+    benchmark:
+        f"{RESULTS}/benchmarks/insight/{{variable}}.tsv"
+    conda:
+        "../envs/environment.yaml"
+    message:
+        "Looking into the models of {wildcards.variable}"
+    script:
+        "../workflow_scripts/insight.py"
+
+
 # Of the models alone: what is deployed carries these verdicts.
 rule verdicts:
     input:
