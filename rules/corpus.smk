@@ -44,6 +44,26 @@ rule items:
         "../workflow_scripts/items.py"
 
 
+rule columns:
+    input:
+        annotations=ANNOTATIONS,
+        data=data("items/{column}"),
+        settings=settings("ingest"),
+        code=code("columns"),
+    output:
+        column=f"{RESULTS}/corpus/columns/{{column}}.parquet",
+    log:
+        f"{RESULTS}/logs/columns/{{column}}.log",
+    benchmark:
+        f"{RESULTS}/benchmarks/columns/{{column}}.tsv"
+    conda:
+        "../envs/environment.yaml"
+    message:
+        "Reading the column {wildcards.column} of the items"
+    script:
+        "../workflow_scripts/columns.py"
+
+
 rule labels:
     input:
         annotations=ANNOTATIONS,

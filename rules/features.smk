@@ -94,7 +94,8 @@ rule folds:
         **items("language"),
         split_items=f"{RESULTS}/splits/items.parquet",
         # A leak fails the build before anything learns from it.
-        audit=passed(f"{RESULTS}/splits/audit.json"),
+        audit=f"{RESULTS}/splits/audit.json",
+        timelines_audit=f"{RESULTS}/features/timelines.audit.json",
         lexical=f"{RESULTS}/features/lexical.parquet",
         embedding=f"{RESULTS}/features/embedding.parquet",
         temporal=f"{RESULTS}/features/temporal.parquet",

@@ -1,17 +1,16 @@
 # Who trains, who calibrates, who tests: by owner, and for good.
 
 
+# Times matter where the split has a boundary in time.
+SPLIT_BY = ["owner_id", "text", "split", *(["timestamp"] if SETTINGS.splits.mode == "grouped_temporal" else [])]
+
+
 rule splits:
     input:
+        **items(*SPLIT_BY),
         # Languages, categories and labels enter the strata only when an owner is first assigned, and a new
-        # owner changes every column: a correction of theirs is no reason to split again. Therefore the
-        # labels are read from the annotations themselves.
-        **items(
-            "owner_id",
-            "text",
-            "split",
-            *(["timestamp"] if SETTINGS.splits.mode == "grouped_temporal" else []),
-        ),
+        # owner changes every column. They are read from the annotations themselves, so that a correction of
+        # theirs is no reason to split again.
         annotations=ANNOTATIONS,
         ingest=settings("ingest"),
         ledger=data("ledger"),
@@ -40,14 +39,12 @@ rule splits:
 
 rule audit_splits:
     input:
-        **items("owner_id", "text", "timestamp", "split"),
+        **items(*SPLIT_BY),
         owners=f"{RESULTS}/splits/owners.parquet",
         split_items=f"{RESULTS}/splits/items.parquet",
         previous=f"{RESULTS}/splits/previous.parquet",
         purged=f"{RESULTS}/splits/purged.csv",
         summary=f"{RESULTS}/splits/summary.json",
-        lexical=f"{RESULTS}/features/lexical.parquet",
-        temporal=f"{RESULTS}/features/temporal.parquet",
         settings=settings("splits"),
         code=code("audit_splits"),
     output:
@@ -59,6 +56,27 @@ rule audit_splits:
     conda:
         "../envs/environment.yaml"
     message:
-        "Searching the splits and timelines for leaks"
+        "Searching the splits for leaks"
     script:
         "../workflow_scripts/audit_splits.py"
+
+
+rule audit_timelines:
+    input:
+        **items("owner_id", "timestamp"),
+        lexical=f"{RESULTS}/features/lexical.parquet",
+        temporal=f"{RESULTS}/features/temporal.parquet",
+        settings=settings("splits"),
+        code=code("audit_timelines"),
+    output:
+        audit=f"{RESULTS}/features/timelines.audit.json",
+    log:
+        f"{RESULTS}/logs/audit_timelines.log",
+    benchmark:
+        f"{RESULTS}/benchmarks/audit_timelines.tsv"
+    conda:
+        "../envs/environment.yaml"
+    message:
+        "Searching the timelines for leaks"
+    script:
+        "../workflow_scripts/audit_timelines.py"

@@ -28,7 +28,7 @@ def main(snakemake: Snakemake) -> None:
     settings = io.read_json(snakemake.input.settings)
     taxonomy = load_taxonomy(snakemake.input.taxonomy)
     hierarchy = Hierarchy.of(taxonomy)
-    items = io.read_items(snakemake.input)
+    items = io.read_items(snakemake.input.columns)
     split = io.read_parquet(snakemake.input.split_items, ["split"])["split"].to_numpy(dtype=object)
     lexical = io.read_parquet(snakemake.input.lexical)
     cues = io.read_parquet(snakemake.input.cues)

@@ -26,7 +26,7 @@ def main(snakemake: Snakemake) -> None:
     ensemble = RegressionEnsemble.load(
         snakemake.input.models, snakemake.input.blender, network=Path(snakemake.input.network).stem
     )
-    items = io.read_items(snakemake.input)
+    items = io.read_items(snakemake.input.columns)
     for path in snakemake.input.features:
         rows = with_upstream(io.read_parquet(path), [*snakemake.input.upstream, snakemake.input.network])
         raw = ensemble.predict(*model_inputs(rows, items, ensemble.columns))["raw"]

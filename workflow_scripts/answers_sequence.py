@@ -18,7 +18,7 @@ def main(snakemake: Snakemake) -> None:
     # Train comes along as history: a published split can leave an owner's earlier items there.
     frames = [io.read_parquet(path) for path in snakemake.input.features]
     features = with_upstream(pd.concat(frames, ignore_index=True), snakemake.input.upstream)
-    items = io.read_items(snakemake.input)
+    items = io.read_items(snakemake.input.columns)
     timelines = Timelines.of(features, items)
     rows = np.arange(len(frames[0]), len(features))
     answers = {"item_id": timelines.item_ids[rows]}

@@ -20,7 +20,7 @@ def main(snakemake: Snakemake) -> None:
     variable = snakemake.wildcards.variable
     settings = io.read_json(snakemake.input.settings)
     backbone = load_backbone(resolve_model(settings["backbone"]["model"]))
-    items = io.read_items(snakemake.input)
+    items = io.read_items(snakemake.input.columns)
     split = io.read_parquet(snakemake.input.split_items, ["split"])["split"].to_numpy(dtype=object)
     model = load(Path(snakemake.input.transformer).parent, backbone)
     served = items.iloc[np.flatnonzero((split == "val") | (split == "test"))].reset_index(drop=True)

@@ -54,7 +54,7 @@ def main(snakemake: Snakemake) -> None:
         upstream[name] = frame.assign(item_id=train_ids.to_numpy())
     report = audit_variable(
         variable,
-        items=io.read_items(snakemake.input),
+        items=io.read_items(snakemake.input.columns),
         split_items=split_items,
         oof_records=of_bases(snakemake.input.records).rename(columns={"fold": "fold_predicted"}),
         trained_on=of_bases(snakemake.input.trained_on),

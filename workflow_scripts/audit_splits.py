@@ -1,16 +1,16 @@
-"""Search the splits and the timelines for leaks, and fail where one is found."""
+"""Search the splits for leaks, and fail where one is found."""
 
 import pandas as pd
 from snakemake.iocontainers import Snakemake
 
 from perceive import io, job
-from perceive.audit import audit_splits, audit_timeline
+from perceive.audit import audit_splits
 
 
 def main(snakemake: Snakemake) -> None:
     settings = io.read_json(snakemake.input.settings)
     split = io.read_json(snakemake.input.summary)
-    items = io.read_items(snakemake.input)
+    items = io.read_items(snakemake.input.columns)
     report = audit_splits(
         items,
         io.read_parquet(snakemake.input.split_items),
@@ -29,13 +29,6 @@ def main(snakemake: Snakemake) -> None:
         purged=pd.read_csv(snakemake.input.purged, dtype=str, keep_default_na=False),
         **settings["near_duplicates"],
     )
-    timeline = audit_timeline(
-        items,
-        io.read_parquet(snakemake.input.lexical),
-        io.read_parquet(snakemake.input.temporal),
-        salt=settings["salt"],
-    )
-    report.checks += timeline.checks
     job.write_audit(report, snakemake)
 
 

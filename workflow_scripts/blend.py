@@ -13,7 +13,7 @@ from perceive.features.store import read_labels
 
 
 def main(snakemake: Snakemake) -> None:
-    items = io.read_items(snakemake.input)
+    items = io.read_items(snakemake.input.columns)
     split_items = io.read_parquet(snakemake.input.split_items, ["item_id", "split", "fold"])
     lexical = io.read_parquet(snakemake.input.lexical)
     labels = read_labels(snakemake.input.labels)

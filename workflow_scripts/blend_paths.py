@@ -15,7 +15,7 @@ from perceive.taxonomy import load_taxonomy
 
 def main(snakemake: Snakemake) -> None:
     taxonomy = load_taxonomy(snakemake.input.taxonomy)
-    items = io.read_items(snakemake.input)
+    items = io.read_items(snakemake.input.columns)
     split_items = io.read_parquet(snakemake.input.split_items, ["item_id", "split", "fold"])
     train = np.flatnonzero((split_items["split"] == "train").to_numpy(dtype=bool, na_value=False))
     of_context = context(items.iloc[train], io.read_parquet(snakemake.input.lexical).iloc[train])

@@ -19,7 +19,7 @@ def main(snakemake: Snakemake) -> None:
     ensemble = RegressionEnsemble.load(
         snakemake.input.models, snakemake.input.blender, network=Path(snakemake.input.network).stem
     )
-    items = io.read_items(snakemake.input)
+    items = io.read_items(snakemake.input.columns)
     raw = ensemble.predict(*model_inputs(rows, items, ensemble.columns))["raw"]
     observed = labels.loc[rows["item_id"]].to_numpy()
     calibrator = fit_calibrator(raw.to_numpy(), observed, io.read_json(snakemake.input.settings))

@@ -12,7 +12,7 @@ from perceive.taxonomy import load_taxonomy
 
 def main(snakemake: Snakemake) -> None:
     taxonomy = load_taxonomy(snakemake.input.taxonomy)
-    items = io.read_items(snakemake.input)
+    items = io.read_items(snakemake.input.columns)
     split = io.read_parquet(snakemake.input.split_items, ["split"])["split"]
     codes = read_paths(snakemake.input.labels, items["item_id"], taxonomy)
     rows = (split == "val").to_numpy(dtype=bool, na_value=False) & (codes[:, 0] >= 0)

@@ -12,7 +12,7 @@ ANCHORS = Path(__file__).resolve().parent.parent / "resources" / "anchors.tsv"
 
 
 def main(snakemake: Snakemake) -> None:
-    items = io.read_items(snakemake.input)
+    items = io.read_items(snakemake.input.columns)
     encoders = {Path(path).parent.name: Path(path).parent for path in snakemake.input.encoders}
     features = embed_items(
         items, encoders, load_anchors(ANCHORS), cache=Path(snakemake.params.cache), streams=snakemake.threads

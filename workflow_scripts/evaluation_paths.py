@@ -22,7 +22,7 @@ def main(snakemake: Snakemake) -> None:
     variable = snakemake.wildcards.variable
     settings = io.read_json(snakemake.input.settings)
     taxonomy = load_taxonomy(snakemake.input.taxonomy)
-    items = io.read_items(snakemake.input)
+    items = io.read_items(snakemake.input.columns)
     split = io.read_parquet(snakemake.input.split_items, ["split"])["split"].to_numpy(dtype=object)
     codes = read_paths(snakemake.input.labels, items["item_id"], taxonomy)
     labelled = codes[:, 0] >= 0

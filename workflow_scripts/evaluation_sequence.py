@@ -18,7 +18,7 @@ def main(snakemake: Snakemake) -> None:
     settings = io.read_json(snakemake.input.settings)
     rows = evaluated_rows(variable, Artifacts.of(snakemake.input))
     test, train = rows.test, rows.train
-    items = io.read_items(snakemake.input)
+    items = io.read_items(snakemake.input.columns)
     lengths = history_lengths(items["owner_id"], items["timestamp"], items["item_id"])
     history = pd.Series(history_bucket(lengths), index=pd.Index(items["item_id"]))
     seen = test["owner_id"].isin(train["owner_id"])

@@ -25,7 +25,7 @@ def main(snakemake: Snakemake) -> None:
         calibrator,
         network=Path(snakemake.input.network).stem,
     )
-    items = io.read_items(snakemake.input)
+    items = io.read_items(snakemake.input.columns)
     features, context = model_inputs(rows, items, ensemble.columns)
     parity, latency = export_variable(
         snakemake.wildcards.variable,

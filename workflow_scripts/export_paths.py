@@ -32,7 +32,7 @@ def main(snakemake: Snakemake) -> None:
     )
     # Parity and latency are measured on val: the test split is for the evaluation alone.
     features = io.read_parquet(snakemake.input.features)
-    items = io.read_items(snakemake.input)
+    items = io.read_items(snakemake.input.columns)
     rows = items.set_index("item_id").loc[features["item_id"]]
     parity, latency = export_paths(
         variable,

@@ -18,7 +18,7 @@ def main(snakemake: Snakemake) -> None:
     # Measured on val, after its owners' history: the test split is for the evaluation alone.
     frames = [io.read_parquet(path) for path in snakemake.input.features]
     features = with_upstream(pd.concat(frames, ignore_index=True), snakemake.input.upstream)
-    items = io.read_items(snakemake.input)
+    items = io.read_items(snakemake.input.columns)
     timelines = Timelines.of(features, items)
     proof = export_sequence(
         snakemake.wildcards.variable,

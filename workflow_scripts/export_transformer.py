@@ -18,7 +18,7 @@ def main(snakemake: Snakemake) -> None:
     backbone = load_backbone(resolve_model(io.read_json(snakemake.input.backbone)["backbone"]["model"]))
     # Measured on val: the test split is for the evaluation alone.
     ids = io.read_parquet(snakemake.input.features, ["item_id"])["item_id"]
-    texts = io.read_items(snakemake.input).set_index("item_id").loc[ids, "text"]
+    texts = io.read_items(snakemake.input.columns).set_index("item_id").loc[ids, "text"]
     frames = map(io.read_parquet, (snakemake.input.lexical, snakemake.input.cues))
     proof = export_regressor(
         variable,

@@ -11,7 +11,7 @@ def main(snakemake: Snakemake) -> None:
     settings = io.read_json(snakemake.input.settings)
     kind = io.read_json(snakemake.input.metrics)["kind"]
     predictions = io.read_parquet(snakemake.input.predictions)
-    items = io.read_items(snakemake.input)
+    items = io.read_items(snakemake.input.columns)
     found = measure_fairness(predictions, items, kind, n=settings["bootstrap"], seed=settings["seed"])
     with io.atomic_path(snakemake.output.worst) as temporary:
         worst_answers(predictions, items, kind).to_csv(temporary, index=False)

@@ -12,7 +12,7 @@ from perceive.splits import training_rows
 
 
 def main(snakemake: Snakemake) -> None:
-    items = io.read_items(snakemake.input)
+    items = io.read_items(snakemake.input.columns)
     split_items = io.read_parquet(snakemake.input.split_items)
     lexical = io.read_parquet(snakemake.input.lexical)
     embedding = io.read_parquet(snakemake.input.embedding)

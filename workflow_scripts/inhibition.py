@@ -13,7 +13,7 @@ LEXICONS = Path(__file__).resolve().parent.parent / "resources" / "lexicons"
 
 def main(snakemake: Snakemake) -> None:
     licensed = io.read_json(snakemake.input.settings)["licensed_lexicons"]
-    items = io.read_items(snakemake.input)
+    items = io.read_items(snakemake.input.columns)
     extractor = InhibitionExtractor(LEXICONS, {name: Path(path) for name, path in licensed.items()})
     features = pd.DataFrame(extractor.transform(items["text"], items["language"]), columns=list(CUES))
     features.insert(0, "item_id", items["item_id"])

@@ -38,7 +38,7 @@ def main(snakemake: Snakemake) -> None:
     important = feature_importance(booster, features[booster.feature_name()].to_numpy(np.float32))
     blend = io.read_json(snakemake.input.blend)
     split = io.read_parquet(snakemake.input.split_items, ["split"])["split"]
-    train = io.read_items(snakemake.input)[(split == "train").to_numpy(dtype=bool, na_value=False)]
+    train = io.read_items(snakemake.input.columns)[(split == "train").to_numpy(dtype=bool, na_value=False)]
     weights = mean_weights(io.read_npy(snakemake.input.weights).astype(np.float64), blend["bases"], train)
     trials = pd.read_csv(snakemake.input.trials)
     search = search_history(trials)

@@ -17,7 +17,7 @@ def main(snakemake: Snakemake) -> None:
     results = Path(snakemake.output.report).parent.parent
     parts = load_parts(results, settings["kinds"], settings["reads"], taxonomy, settings["backbone"])
     split = io.read_parquet(snakemake.input.split_items, ["split"])["split"]
-    rows, _, _ = comparable(io.read_items(snakemake.input), split)
+    rows, _, _ = comparable(io.read_items(snakemake.input.columns), split)
     rows = rows.sort_values(["timestamp", "item_id"]).head(2 * max(BATCHES))
     report = measure(
         Path(snakemake.input.manifest).parent,

@@ -14,7 +14,7 @@ from perceive.sequence.windows import Timelines
 def main(snakemake: Snakemake) -> None:
     seed = io.read_json(snakemake.input.settings)["seed"]
     features = with_upstream(io.read_parquet(snakemake.input.features), snakemake.input.upstream)
-    items = io.read_items(snakemake.input)
+    items = io.read_items(snakemake.input.columns)
     timelines = Timelines.of(features, items)
     rows, targets = labelled_rows(timelines, timelines.item_ids.tolist(), read_labels(snakemake.input.labels))
     parameters = Hyperparameters(**io.read_json(snakemake.input.tuned)["parameters"])

@@ -25,7 +25,7 @@ def main(snakemake: Snakemake) -> None:
     taxonomy = load_taxonomy(snakemake.input.taxonomy) if snakemake.input.taxonomy else None
     split = io.read_parquet(snakemake.input.split_items, ["split"])["split"]
     train = (split == "train").to_numpy(dtype=bool, na_value=False)
-    items = io.read_items(snakemake.input)[train].reset_index(drop=True)
+    items = io.read_items(snakemake.input.columns)[train].reset_index(drop=True)
     targets, output = read_targets(variable, snakemake.input.labels, items["item_id"], taxonomy)
     source = Source.load(
         settings["backbone"],

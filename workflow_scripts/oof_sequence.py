@@ -23,7 +23,7 @@ def main(snakemake: Snakemake) -> None:
     result = out_of_fold(
         split_items.loc[split_items["split"] == "train", "item_id"].tolist(),
         folds(),
-        io.read_items(snakemake.input),
+        io.read_items(snakemake.input.columns),
         read_labels(snakemake.input.labels),
         Hyperparameters(**io.read_json(snakemake.input.tuned)["parameters"]),
         seed=io.read_json(snakemake.input.settings)["seed"],

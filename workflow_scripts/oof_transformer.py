@@ -23,7 +23,7 @@ def main(snakemake: Snakemake) -> None:
     taxonomy = load_taxonomy(snakemake.input.taxonomy) if snakemake.input.taxonomy else None
     split_items = io.read_parquet(snakemake.input.split_items)
     train = (split_items["split"] == "train").to_numpy(dtype=bool, na_value=False)
-    items = io.read_items(snakemake.input)[train].reset_index(drop=True)
+    items = io.read_items(snakemake.input.columns)[train].reset_index(drop=True)
     split_items = split_items[train].reset_index(drop=True)
     targets, output = read_targets(variable, snakemake.input.labels, items["item_id"], taxonomy)
     source = Source.load(

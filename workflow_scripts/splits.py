@@ -7,7 +7,7 @@ from snakemake.iocontainers import Snakemake
 from perceive import io, job
 from perceive.corpus.reader import corpus_taxonomy, read_annotations
 from perceive.corpus.settings import CorpusSettings
-from perceive.corpus.strata import strata_labels
+from perceive.corpus.strata import strata_columns, strata_labels
 from perceive.ledger import read_boundary, read_ledger, update_ledger
 from perceive.splits import assign_owners, owner_profile, purged, split_items, stratify, time_boundary
 from perceive.state import record_ledger
@@ -18,9 +18,11 @@ def main(snakemake: Snakemake) -> None:
     salt, ledger = settings["salt"], settings["ledger"]
     dealt = {"shares": [settings[name] for name in ("train", "val", "test")], "n_folds": settings["folds"]}
     rules = {"published": settings["published"], "allow_owner_overlap": settings["allow_owner_overlap"]}
-    items = io.read_parquet(snakemake.input.corpus)
     corpus = CorpusSettings.model_validate(io.read_json(snakemake.input.ingest))
     here = Path.cwd()
+    items = io.read_items(snakemake.input.columns).merge(
+        strata_columns(read_annotations(corpus, here)), on="item_id", validate="one_to_one"
+    )
     labels = strata_labels(read_annotations(corpus, here), corpus_taxonomy(corpus, here))
     previous = read_ledger(ledger, salt, **dealt)
     held = read_boundary(ledger, settings["boundary"])

@@ -8,7 +8,7 @@ from perceive.features.temporal import FEATURES, temporal_features
 
 
 def main(snakemake: Snakemake) -> None:
-    items = io.read_items(snakemake.input)
+    items = io.read_items(snakemake.input.columns)
     lexical = io.read_parquet(snakemake.input.lexical, ["item_id", "lex_valence"])
     values = temporal_features(
         items["owner_id"], items["timestamp"], lexical["lex_valence"], item_ids=items["item_id"]

@@ -16,7 +16,7 @@ from perceive.tuning import journal_path, publish
 def main(snakemake: Snakemake) -> None:
     settings = io.read_json(snakemake.input.settings)
     labels = read_labels(snakemake.input.labels)
-    items = io.read_items(snakemake.input)
+    items = io.read_items(snakemake.input.columns)
     split = io.read_parquet(snakemake.input.split_items, ["split"])["split"]
     train = (split == "train").to_numpy(dtype=bool, na_value=False)
     usable = train & items["item_id"].isin(labels.index).to_numpy()

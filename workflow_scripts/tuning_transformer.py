@@ -20,7 +20,7 @@ def main(snakemake: Snakemake) -> None:
     variable = snakemake.wildcards.variable
     settings = io.read_json(snakemake.input.settings)
     taxonomy = load_taxonomy(snakemake.input.taxonomy)
-    items = io.read_items(snakemake.input)
+    items = io.read_items(snakemake.input.columns)
     split_items = io.read_parquet(snakemake.input.split_items)
     codes = read_paths(snakemake.input.labels, items["item_id"], taxonomy)
     labelled = (split_items["split"] == "train").to_numpy(dtype=bool, na_value=False) & (codes[:, 0] >= 0)

@@ -177,7 +177,8 @@ def audit_splits(
     Parameters
     ----------
     items
-        item_id, owner_id, text, timestamp, and split where the corpus has a published one.
+        item_id, owner_id, text, timestamp in the mode ``grouped_temporal``, and split where the corpus has a
+        published one.
     split_items, owners
         What :func:`perceive.splits.split_items` and :func:`perceive.splits.assign_owners` returned.
     salt
@@ -215,7 +216,11 @@ def audit_splits(
     report = AuditReport("splits")
     texts = _Texts(items, threshold, min_shingles)
     rows = split_items[["item_id", "split", "fold", "reason"]].merge(
-        items[["item_id", "owner_id", "timestamp"]].assign(text=texts.codes), on="item_id", how="inner"
+        items[["item_id", "owner_id", *(["timestamp"] if mode == "grouped_temporal" else [])]].assign(
+            text=texts.codes
+        ),
+        on="item_id",
+        how="inner",
     )
     used = rows[rows["split"] != EXCLUDED]
     listed = published_test(items, published)

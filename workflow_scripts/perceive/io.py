@@ -11,7 +11,7 @@ import json
 import os
 import re
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -145,17 +145,25 @@ def read_parquet(path: PathLike, columns: list[str] | None = None) -> pd.DataFra
         ) from error
 
 
-def read_items(named: Any) -> pd.DataFrame:
-    """Those columns of the accepted items whose state files are among a job's inputs, after ``item_id``.
-
-    A job is run again when one of these files changes, so a column without one would be stale without a sign.
+def read_items(paths: Sequence[PathLike]) -> pd.DataFrame:
+    """Columns of the accepted items, after ``item_id``, from a file of each.
 
     Parameters
     ----------
-    named : object
-        With ``corpus``, the path of ``items.parquet``, and ``columns``, paths like ``text.sha256``.
+    paths : sequence of path
+        ``corpus/columns/<column>.parquet``, each sorted by ``item_id``.
+
+    Raises
+    ------
+    ValueError
+        If the files are of different items.
     """
-    return read_parquet(named.corpus, ["item_id", *(Path(path).stem for path in named.columns)])
+    first, *others = [read_parquet(path) for path in paths]
+    for frame, path in zip(others, paths[1:], strict=True):
+        if not frame["item_id"].equals(first["item_id"]):
+            raise ValueError(f"{path} has other items than {paths[0]}; delete both and run again")
+        first[frame.columns[1]] = frame.iloc[:, 1]
+    return first
 
 
 def write_npy(path: PathLike, array: np.ndarray) -> None:

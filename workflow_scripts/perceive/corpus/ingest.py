@@ -388,6 +388,34 @@ def ingest_items(settings: CorpusSettings, base_dir: Path | str, items_path: Pat
     return tally.items
 
 
+def ingest_column(settings: CorpusSettings, base_dir: Path | str, column: str, path: Path | str) -> None:
+    """Write one column of the items beside their ids, sorted by item_id: what a stage reads and no more.
+
+    The order depends on no other column, so that rows keep their places when one of those is corrected.
+
+    Parameters
+    ----------
+    column : str
+        One of :data:`perceive.corpus.reader.READ_COLUMNS`.
+
+    Raises
+    ------
+    RejectedShareError, CorpusError
+        As `ingest_items`.
+    """
+    tally, check = Tally(), _Check(settings)
+    values: dict[str, Any] = {}
+    for entry in read_annotations(settings, base_dir, tally):
+        if isinstance(entry, Reject):
+            check.see(entry)
+        else:
+            values[entry.item_id] = getattr(entry, column)
+    check.finish(tally)
+    schema = pa.schema([ITEM_SCHEMA.field("item_id"), ITEM_SCHEMA.field(column)])
+    with atomic_path(Path(path)) as temporary:
+        pq.write_table(_table([(item_id, values[item_id]) for item_id in sorted(values)], schema), temporary, compression="zstd")
+
+
 def ingest_rejects(settings: CorpusSettings, base_dir: Path | str, rejects_path: Path | str) -> None:
     """Write rejects.jsonl: an object a line with file, line, field, reason, and item_id where known.
 

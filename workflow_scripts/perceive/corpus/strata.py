@@ -39,3 +39,18 @@ def strata_labels(entries: Iterable[Item | Reject], taxonomy: Taxonomy | None) -
     columns = ["item_id", "core", "tier", "valence"]
     frame = pd.DataFrame(rows, columns=columns).dropna(axis="columns", how="all")
     return frame if len(frame.columns) > 1 else None
+
+
+def strata_columns(entries: Iterable[Item | Reject]) -> pd.DataFrame:
+    """Take the columns of the items that strata are made of from the annotations as they are read.
+
+    Returns
+    -------
+    pandas.DataFrame
+        item_id, language, length_bucket, category, risk_level.
+    """
+    columns = ["item_id", "language", "length_bucket", "category", "risk_level"]
+    return pd.DataFrame(
+        [[getattr(entry, name) for name in columns] for entry in entries if isinstance(entry, Item)],
+        columns=columns,
+    )

@@ -22,14 +22,13 @@ class Artifacts:
 
     Attributes
     ----------
-    corpus, split_items, features, labels, agreement, calibrator, blender, network : str
+    split_items, features, labels, agreement, calibrator, blender, network : str
         ``features`` is of the test part; ``network`` holds the answers of the transformer or the GRU, which
         gives the base model its name.
     columns, models, upstream : sequence of str
-        ``columns`` are the state files of the columns to read; see `perceive.io.read_items`.
+        ``columns`` are of the items; see `perceive.io.read_items`.
     """
 
-    corpus: str
     columns: Sequence[str]
     split_items: str
     features: str
@@ -89,7 +88,7 @@ def evaluated_rows(variable: str, paths: Artifacts) -> EvaluatedRows:
     """
     labels = read_labels(paths.labels)
     rated = io.read_parquet(paths.labels).set_index("item_id")
-    items = io.read_items(paths)
+    items = io.read_items(paths.columns)
     features = with_upstream(io.read_parquet(paths.features), [*paths.upstream, paths.network])
     rows = labelled(features, labels)
     if rows.empty:
