@@ -127,7 +127,8 @@ SCRIPTS = {
     "export_sequence": [],
     "serving": [],
     "latency": [],
-    "bundle": ["resources/lexicons", "resources/anchors.tsv"],
+    "assembly": ["resources/lexicons", "resources/anchors.tsv"],
+    "bundle": [],
 }
 
 

@@ -182,7 +182,7 @@ rule verdicts:
 rule acceptance:
     input:
         verdicts=f"{RESULTS}/evaluation/verdicts.tsv",
-        manifest=f"{RESULTS}/bundle/manifest.json",
+        manifest=f"{RESULTS}/serving/assembly/manifest.json",
         parity=f"{RESULTS}/serving/parity.json",
         latency=f"{RESULTS}/serving/latency.json",
         settings=settings("acceptance"),

@@ -2,7 +2,12 @@
 
 
 # Times matter where the split has a boundary in time.
-SPLIT_BY = ["owner_id", "text", "split", *(["timestamp"] if SETTINGS.splits.mode == "grouped_temporal" else [])]
+SPLIT_BY = [
+    "owner_id",
+    "text",
+    "split",
+    *(["timestamp"] if SETTINGS.splits.mode == "grouped_temporal" else []),
+]
 
 
 rule splits:

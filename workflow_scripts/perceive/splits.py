@@ -666,13 +666,17 @@ def purged(split_items: pd.DataFrame, items: pd.DataFrame, owners: pd.DataFrame)
     """
     rows = split_items["reason"].isin(PURGE_REASONS).to_numpy()
     split = items["owner_id"].map(owners.set_index("owner_id")["split"])
+    # Without a boundary there is nothing to list, and no times are needed.
+    times = items["timestamp"] if rows.any() else pd.Series(pd.NaT, index=items.index)
     listed = pd.DataFrame(
         {
             "item_id": split_items.loc[rows, "item_id"].array,
             "split": split[rows].astype("str").array,
             "reason": split_items.loc[rows, "reason"].array,
             # Without a boundary there is nothing to list, and no times are needed.
-            "timestamp": items.loc[rows, "timestamp"].array if rows.any() else pd.Series(dtype="datetime64[us, UTC]"),
+            "timestamp": items.loc[rows, "timestamp"].array
+            if rows.any()
+            else pd.Series(dtype="datetime64[us, UTC]"),
         }
     )
     return listed.sort_values(["timestamp", "item_id"], ignore_index=True)

@@ -413,7 +413,11 @@ def ingest_column(settings: CorpusSettings, base_dir: Path | str, column: str, p
     check.finish(tally)
     schema = pa.schema([ITEM_SCHEMA.field("item_id"), ITEM_SCHEMA.field(column)])
     with atomic_path(Path(path)) as temporary:
-        pq.write_table(_table([(item_id, values[item_id]) for item_id in sorted(values)], schema), temporary, compression="zstd")
+        pq.write_table(
+            _table([(item_id, values[item_id]) for item_id in sorted(values)], schema),
+            temporary,
+            compression="zstd",
+        )
 
 
 def ingest_rejects(settings: CorpusSettings, base_dir: Path | str, rejects_path: Path | str) -> None:
