@@ -673,10 +673,7 @@ def purged(split_items: pd.DataFrame, items: pd.DataFrame, owners: pd.DataFrame)
             "item_id": split_items.loc[rows, "item_id"].array,
             "split": split[rows].astype("str").array,
             "reason": split_items.loc[rows, "reason"].array,
-            # Without a boundary there is nothing to list, and no times are needed.
-            "timestamp": items.loc[rows, "timestamp"].array
-            if rows.any()
-            else pd.Series(dtype="datetime64[us, UTC]"),
+            "timestamp": times[rows].array,
         }
     )
     return listed.sort_values(["timestamp", "item_id"], ignore_index=True)
