@@ -320,7 +320,7 @@ def path_corpus(n: int = 120, raters: int = 3, wrong: float = 0.1, seed: int = 0
 def entries(result: object):
     """All coefficients of a result."""
     if isinstance(result, dict):
-        if "requirement" in result:
+        if "met" in result:
             yield result
         else:
             for value in result.values():

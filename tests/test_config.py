@@ -304,7 +304,7 @@ def changed_slices(raw: dict[str, Any]) -> set[str]:
         ({"seed": 1}, {*SEEDED, "bundle"}),
         ({"privacy": {"salt": "mine"}}, {"splits", "portrait", "evaluation"}),
         ({"corpus": {"synthetic": {"noise": 2}}}, {"synthesize"}),
-        ({"agreement": {"kappa": 0.6}}, {"agreement"}),
+        ({"agreement": {"kappa": 0.6}}, {"agreement", "verdicts"}),
         ({"splits": {"near_duplicates": {"threshold": 0.9}}}, {"splits"}),
         ({"corpus": {"default_language": "hinglish"}}, {"ingest", "bundle"}),
         ({"corpus": {"name": "other"}}, {"ingest", "splits", "bundle"}),
@@ -336,8 +336,10 @@ def changed_slices(raw: dict[str, Any]) -> set[str]:
         ({"blend": {"max_trees": 10}}, {"blend"}),
         ({"calibration": {"ridge": 1}}, {"calibration"}),
         ({"evaluation": {"bootstrap": 100}}, {"evaluation"}),
-        ({"gates": {"valence": ["rmse <= 0.5"]}}, {"acceptance"}),
-        ({"gates": {"congruence": []}}, {"acceptance"}),
+        ({"gates": {"valence": ["rmse <= 0.5"]}}, {"verdicts"}),
+        ({"gates": {"congruence": []}}, {"verdicts"}),
+        ({"acceptance": {"group_gap": {"scale": 0.01}}}, {"verdicts"}),
+        ({"acceptance": {"latency_ms": 5}}, {"acceptance"}),
         ({"export": {"latency_repeats": 20}}, {"export", "latency"}),
         ({"bundle": {"precision": "int8"}}, {"bundle"}),
     ],
@@ -420,7 +422,7 @@ def test_every_setting_reaches_a_slice() -> None:
 def test_slices_of_the_variables_that_are_built_only() -> None:
     found = config.slices(config.validate({"variables": ["arousal"]}))
     assert {name for name in found if name.startswith("tuning/")} == {"tuning/arousal"}
-    assert set(found["acceptance"]) == {"arousal"}
+    assert set(found["verdicts"]["gates"]) == {"arousal"}
     assert found["tuning/arousal"]["trials"] == 80
 
 
