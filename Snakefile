@@ -8,7 +8,6 @@
 The rules lie in rules/, one file a stage, in the order the data flows.
 """
 
-import fcntl
 import sys
 from pathlib import Path
 
@@ -27,7 +26,7 @@ from perceive import config as configuration
 from perceive.corpus.reader import READ_COLUMNS, CorpusError, content_digests, input_files, taxonomy_path
 from perceive.export import PRECISIONS
 from perceive.io import file_sha256
-from perceive.job import lead_jobs
+from perceive.job import claim_results, lead_jobs
 from perceive.state import StateWriter
 
 lead_jobs()
@@ -212,16 +211,11 @@ for name in VARIABLES:
 
 
 onstart:
-    # A kernel lock: it vanishes with the process, however that ends, so no stale lock blocks the next run.
     global RUN_LOCK
-    Path(RESULTS).mkdir(parents=True, exist_ok=True)
-    RUN_LOCK = open(Path(RESULTS) / ".lock", "w")
     try:
-        fcntl.flock(RUN_LOCK, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError:
-        raise WorkflowError(
-            f"another run is writing to {RESULTS}; wait for it to end, or give this run its own `results` folder"
-        ) from None
+        RUN_LOCK = claim_results(Path(RESULTS))
+    except BlockingIOError as error:
+        raise WorkflowError(str(error)) from None
 
 
 onsuccess:

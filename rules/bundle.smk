@@ -20,11 +20,14 @@ rule serving:
         f"{RESULTS}/logs/serving.log",
     benchmark:
         f"{RESULTS}/benchmarks/serving.tsv"
+    group:
+        "bundle"
     conda:
         "../envs/environment.yaml"
-    threads: workflow.cores or 1
+    threads: CORES
     resources:
-        mem_mb=6000,
+        mem_mb=memory(3000),
+        runtime=minutes(30),
     message:
         "Building the graphs that answer"
     script:
@@ -51,11 +54,14 @@ rule bundle:
         f"{RESULTS}/logs/bundle.log",
     benchmark:
         f"{RESULTS}/benchmarks/bundle.tsv"
+    group:
+        "bundle"
     conda:
         "../envs/environment.yaml"
-    threads: workflow.cores or 1
+    threads: CORES
     resources:
-        mem_mb=4000,
+        mem_mb=memory(3000),
+        runtime=minutes(60),
     params:
         cache=f"{RESULTS}/cache/embeddings.sqlite",
     message:
@@ -85,9 +91,10 @@ rule latency:
     conda:
         "../envs/environment.yaml"
     # Alone on the machine, or the times would be those of its neighbours.
-    threads: workflow.cores or 1
+    threads: CORES
     resources:
-        mem_mb=4000,
+        mem_mb=memory(7000),
+        runtime=minutes(60),
     message:
         "Timing the bundle beside the Python pipeline"
     script:

@@ -27,8 +27,13 @@ rule evaluation:
         f"{RESULTS}/benchmarks/evaluation/{{variable}}.tsv"
     wildcard_constraints:
         variable=one_of(REGRESSIONS),
+    group:
+        "answers_{variable}"
     conda:
         "../envs/environment.yaml"
+    resources:
+        mem_mb=memory(1000),
+        runtime=minutes(15),
     message:
         "Evaluating {wildcards.variable} on the test split"
     script:
@@ -58,8 +63,13 @@ rule evaluation_sequence:
         f"{RESULTS}/benchmarks/evaluation/{{variable}}.tsv"
     wildcard_constraints:
         variable=one_of(SEQUENCES),
+    group:
+        "answers_{variable}"
     conda:
         "../envs/environment.yaml"
+    resources:
+        mem_mb=memory(1000),
+        runtime=minutes(15),
     message:
         "Evaluating {wildcards.variable} on the test split"
     script:
@@ -89,8 +99,13 @@ rule evaluation_paths:
         f"{RESULTS}/benchmarks/evaluation/{{variable}}.tsv"
     wildcard_constraints:
         variable=one_of(HIERARCHIES),
+    group:
+        "answers_{variable}"
     conda:
         "../envs/environment.yaml"
+    resources:
+        mem_mb=memory(1000),
+        runtime=minutes(15),
     message:
         "Evaluating {wildcards.variable} on the test split"
     script:
@@ -108,8 +123,13 @@ rule acceptance:
         f"{RESULTS}/logs/acceptance.log",
     benchmark:
         f"{RESULTS}/benchmarks/acceptance.tsv"
+    group:
+        "bundle"
     conda:
         "../envs/environment.yaml"
+    resources:
+        mem_mb=memory(1000),
+        runtime=minutes(10),
     message:
         "Judging the gates"
     script:
@@ -121,8 +141,13 @@ rule accept:
         table=f"{RESULTS}/acceptance.tsv",
     log:
         f"{RESULTS}/logs/accept.log",
+    group:
+        "bundle"
     conda:
         "../envs/environment.yaml"
+    resources:
+        mem_mb=memory(1000),
+        runtime=minutes(10),
     message:
         "Requiring that no gate fails"
     script:

@@ -30,8 +30,13 @@ rule splits:
         f"{RESULTS}/logs/splits.log",
     benchmark:
         f"{RESULTS}/benchmarks/splits.tsv"
+    group:
+        "features"
     conda:
         "../envs/environment.yaml"
+    resources:
+        mem_mb=memory(1000),
+        runtime=minutes(10),
     message:
         "Assigning owners to splits and folds"
     script:
@@ -56,8 +61,13 @@ rule audit_splits:
         f"{RESULTS}/logs/audit_splits.log",
     benchmark:
         f"{RESULTS}/benchmarks/audit_splits.tsv"
+    group:
+        "features"
     conda:
         "../envs/environment.yaml"
+    resources:
+        mem_mb=memory(1000),
+        runtime=minutes(10),
     message:
         "Searching the splits and timelines for leaks"
     script:

@@ -3,21 +3,26 @@
 from __future__ import annotations
 
 import ctypes
+import fcntl
 import logging
 import os
 import signal
 import sys
 import threading
 import time
+import uuid
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from perceive.io import write_json
 
 PR_SET_PDEATHSIG = 1
 RUNNER = "PERCEIVE_RUNNER"
 """Environment variable with the id of the process that runs the workflow; see `lead_jobs`."""
+
+RUN = "PERCEIVE_RUN"
+"""Environment variable with a run's name and the lock file that holds it; see `claim_results`."""
 
 SHELLS = frozenset({"sh", "bash", "dash", "zsh", "ksh", "ash"})
 log = logging.getLogger(__name__)
@@ -92,6 +97,77 @@ def die_with_parent() -> None:
     threading.Thread(target=watch, daemon=True, name="watch-parent").start()
 
 
+def claim_results(results: Path) -> IO[str]:
+    """Take a results folder for this run, and name the run in the folder's lock file.
+
+    The lock is the kernel's: it vanishes with the process, however that ends, so that none is left behind.
+    The name is for jobs on other machines, which outlive a killed run: see `end_with_run`.
+
+    Returns
+    -------
+    file
+        The lock is held as long as it is open.
+
+    Raises
+    ------
+    BlockingIOError
+        If another run has the folder.
+    """
+    results.mkdir(parents=True, exist_ok=True)
+    handle = open(results / ".lock", "a+", encoding="utf-8")  # noqa: SIM115 (stays open with the run)
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        handle.close()
+        raise BlockingIOError(
+            f"another run is writing to {results}; "
+            "wait for it to end, or give this run its own `results` folder"
+        ) from None
+    except OSError as error:
+        # Some cluster file systems have no locks, which is no reason not to run there.
+        print(f"{results} cannot be locked ({error}): start no second run there", file=sys.stderr)
+    name = uuid.uuid4().hex
+    handle.truncate(0)
+    handle.write(name)
+    handle.flush()
+    os.environ[RUN] = f"{name} {Path(handle.name).resolve()}"
+    return handle
+
+
+def end_with_run() -> None:
+    """End this process when another run has claimed the results folder.
+
+    A batch system goes on with what a killed Snakemake has submitted, and the next call submits it again. Of
+    two jobs with the same outputs only that of the folder's owner may write. The job looks every five
+    seconds; where the environment or the file does not reach it, it goes on as if there were no other run.
+
+    Raises
+    ------
+    SystemExit
+        If the folder belongs to another run already.
+    """
+    name, _, lock = os.environ.get(RUN, "").partition(" ")
+    if not name:
+        return
+
+    def claimed_by_another() -> bool:
+        try:
+            # Empty for a moment, while a run puts its name there.
+            return Path(lock).read_text(encoding="utf-8") not in ("", name)
+        except OSError:
+            return False
+
+    if claimed_by_another():
+        raise SystemExit(f"this job's run has ended, and another one has taken over {Path(lock).parent}")
+
+    def watch() -> None:
+        while not claimed_by_another():
+            time.sleep(5)
+        os.kill(os.getpid(), signal.SIGKILL)
+
+    threading.Thread(target=watch, daemon=True, name="watch-run").start()
+
+
 def run(main: Callable[[Any], None], snakemake: Any) -> None:
     """Run a script's ``main`` with its log file, and turn an error into one clear message.
 
@@ -106,6 +182,7 @@ def run(main: Callable[[Any], None], snakemake: Any) -> None:
         With ``log`` (one file), ``rule``, ``input``, ``output``, ``wildcards``, ``threads``.
     """
     die_with_parent()
+    end_with_run()
     path = Path(str(snakemake.log[0]))
     path.parent.mkdir(parents=True, exist_ok=True)
     to_file = logging.FileHandler(path, mode="w", encoding="utf-8")
