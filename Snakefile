@@ -133,7 +133,7 @@ if SETTINGS.corpus.annotations:
     except CorpusError as error:
         raise WorkflowError(str(error)) from None
     # What the readers consume of them is in the state files; a new date alone means nothing.
-    ANNOTATIONS = [ancient(str(path)) for path in FILES]
+    ANNOTATIONS = [ancient(local(str(path))) for path in FILES]
 else:
     # The generated file is an ordinary input: it changes only when its rule runs again.
     ANNOTATIONS = [f"{RESULTS}/corpus/annotations.jsonl"]
@@ -142,7 +142,8 @@ else:
 TAXONOMY = taxonomy_path(CORPUS, Path.cwd())
 if TAXONOMY is None and set(VARIABLES) & set(HIERARCHIES):
     raise WorkflowError("corpus.taxonomy is needed for invoked and expressed; name its file")
-TAXONOMY = [] if TAXONOMY is None else str(TAXONOMY)
+# It lies where it lies, as the annotations do, wherever a cluster stores its results.
+TAXONOMY = [] if TAXONOMY is None else local(str(TAXONOMY))
 
 if workflow.is_main_process:
     state = StateWriter(Path(RESULTS), REPOSITORY)
