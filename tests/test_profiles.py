@@ -1,0 +1,184 @@
+"""The profiles of clusters: what a job asks for, which jobs share one, an own batch system's scripts."""
+
+from __future__ import annotations
+
+import importlib.util
+import re
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pandas as pd
+import pytest
+import yaml
+from project import REPOSITORY, Project
+
+from perceive.corpus.synthesize import generate, scaled
+from perceive.variables import VARIABLES
+
+PROFILES = REPOSITORY / "config/profiles"
+CLUSTERS = ["slurm", "kubernetes", "generic"]
+GENERIC = PROFILES / "generic"
+# Jobs of minutes, which are cluster jobs of their own.
+LONG = {"tuning_transformer", "oof_transformer", "models_transformer", "latency"}
+BLOCK = re.compile(r"^ *rule (\w+):\n(.*?)(?=^ *rule \w+:|\Z)", re.MULTILINE | re.DOTALL)
+
+
+def rules() -> dict[str, str]:
+    found = {}
+    for path in sorted((REPOSITORY / "rules").glob("*.smk")):
+        found.update(BLOCK.findall(path.read_text()))
+    assert len(found) > 40
+    return found
+
+
+def needs(block: str) -> tuple[int, int]:
+    """Megabytes and minutes that a rule asks for."""
+    memory = re.findall(r"^ *mem_mb=memory\((\d+)\),$", block, re.MULTILINE)
+    minutes = re.findall(r"^ *runtime=minutes\((\d+)\),$", block, re.MULTILINE)
+    assert len(memory) == len(minutes) == 1
+    return int(memory[0]), int(minutes[0])
+
+
+@pytest.mark.parametrize("name", list(rules()))
+def test_every_rule_says_what_it_needs_and_shares_a_cluster_job_or_is_long(name: str) -> None:
+    block = rules()[name]
+    memory, minutes = needs(block)
+    assert 1000 <= memory <= 8000, "a laptop of 8 GiB runs everything"
+    assert 10 <= minutes <= 480
+    assert ("    group:\n" in block) == (name not in LONG)
+    assert not re.search(r"threads: .*workflow", block), "a cluster has no workflow.cores"
+
+
+@pytest.mark.workflow
+def test_no_job_took_more_than_it_asks_for(project: Project) -> None:
+    compared = set()
+    for name, block in rules().items():
+        memory, minutes = needs(block)
+        for pattern in re.findall(r'f"\{RESULTS\}/(benchmarks/.*\.tsv)"', block):
+            for variable in VARIABLES:
+                path = project.results / pattern.format(variable=variable, base="eb", language="en").replace(
+                    "{variable}", variable
+                ).replace("{base}", "eb").replace("{language}", "en")
+                if path.exists():
+                    took = pd.read_csv(path, sep="\t")
+                    assert took["max_rss"].max() < 0.8 * memory, path
+                    assert took["s"].max() < 30 * minutes, path
+                    compared.add(name)
+    assert len(compared) > 35
+
+
+@pytest.mark.parametrize("name", [*CLUSTERS, "local"])
+def test_a_profile_names_rules_and_groups_that_there_are(name: str) -> None:
+    text = (PROFILES / name / "config.yaml").read_text()
+    profile = yaml.safe_load(text)
+    known, groups = rules(), {"trees"}
+    groups |= {group for block in known.values() for group in re.findall(r'    group:\n *"(\w+)"', block)}
+    assert set(profile.get("set-resources", {})) <= set(known)
+    assert set(profile.get("group-components", {})) <= groups
+    if name in CLUSTERS:
+        assert profile["cores"] == profile["max-threads"] and profile["resources"]["mem_mb"] >= 8000
+        assert profile["retries"] >= 1 and profile["latency-wait"] >= 30 and "executor" in profile
+    # What a site may want is a comment that becomes a setting by removing its mark.
+    uncommented = re.sub(r"^( *)# (?=[\w-]+: |  \w+: \{)", r"\1", text, flags=re.MULTILINE)
+    assert len(yaml.safe_load(uncommented)) >= len(profile)
+
+
+def group_jobs(folder: Path, *arguments: str) -> tuple[int, int]:
+    """Jobs of the whole embedded corpus, and cluster jobs that they would be."""
+    done = subprocess.run(
+        [sys.executable, "-m", "snakemake", "--snakefile", str(REPOSITORY / "Snakefile"), "--dry-run",
+         "--directory", str(folder), *arguments, "--", "all"],
+        capture_output=True, text=True, cwd=REPOSITORY, timeout=120,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stdout + done.stderr
+    total = re.search(r"^total +(\d+)$", done.stdout + done.stderr, re.MULTILINE)
+    assert total
+    # `all` itself runs nothing, and is no job of a cluster.
+    return int(total[1]) - 1, len(
+        re.findall(r"(?m)^(?:\[.*\] Group job|Job \d+:)", done.stdout + done.stderr)
+    )
+
+
+def test_a_run_is_few_cluster_jobs(tmp_path: Path) -> None:
+    components = yaml.safe_load((PROFILES / "slurm/config.yaml").read_text())["group-components"]
+    grouping = [f"{group}={number}" for group, number in components.items()]
+    jobs, submitted = group_jobs(
+        tmp_path, "--cores", "4", "--max-threads", "4", "--group-components", *grouping
+    )
+    assert jobs > 140 and submitted <= 32
+    assert f"{submitted} cluster jobs instead of {jobs}" in (PROFILES / "slurm/config.yaml").read_text()
+
+
+@pytest.mark.parametrize("name", CLUSTERS)
+def test_a_profile_plans_the_run(tmp_path: Path, name: str) -> None:
+    plugin = f"snakemake_executor_plugin_{'cluster_generic' if name == 'generic' else name}"
+    if importlib.util.find_spec(plugin) is None:
+        pytest.skip("make env-cluster installs the plugins")
+    storage = ["--default-storage-prefix", str(tmp_path)] if name == "kubernetes" else []
+    jobs, submitted = group_jobs(tmp_path, "--profile", str(PROFILES / name), *storage)
+    assert jobs > 140 and submitted <= 32
+
+
+@pytest.mark.workflow
+def test_other_resources_groups_and_threads_rebuild_nothing(project: Project) -> None:
+    done = project.run(
+        "all", "--dry-run", "--max-threads", "1", "--group-components", "trees=9",
+        "--set-resources", "oof:mem_mb=9999", "tuning:runtime=7", "models_transformer:gpu=1",
+    )  # fmt: skip
+    assert "Nothing to be done" in done.stdout + done.stderr
+
+
+def submit(folder: Path, body: str) -> str:
+    job = folder / "job.sh"
+    needed = '{"threads": 2, "resources": {"mem_mb": 1000, "runtime": 1, "tmpdir": "/tmp"}}'
+    job.write_text(f"#!/bin/sh\n# properties = {needed}\n{body}\n")
+    done = subprocess.run(
+        [GENERIC / "submit.sh", job], capture_output=True, text=True, cwd=folder, check=True
+    )
+    assert re.fullmatch(r"\d+\n", done.stdout), done
+    return done.stdout.strip()
+
+
+def status(folder: Path, job: str, until: str) -> str:
+    end = time.monotonic() + 10
+    while True:
+        done = subprocess.run(
+            [GENERIC / "status.sh", job], capture_output=True, text=True, cwd=folder, check=True
+        )
+        if done.stdout.strip() == until or time.monotonic() > end:
+            return done.stdout.strip()
+        time.sleep(0.1)
+
+
+@pytest.mark.parametrize(("body", "outcome"), [("echo done > made", "success"), ("exit 3", "failed")])
+def test_the_generic_scripts_submit_and_tell_the_outcome(tmp_path: Path, body: str, outcome: str) -> None:
+    job = submit(tmp_path, f"sleep .5\n{body}")
+    assert status(tmp_path, job, "running") == "running"
+    assert status(tmp_path, job, outcome) == outcome
+    assert (tmp_path / "made").exists() == (outcome == "success")
+
+
+def test_the_generic_scripts_cancel_a_job_with_all_that_it_started(tmp_path: Path) -> None:
+    job = submit(tmp_path, "(sleep 2; touch late) &\nsleep 60")
+    assert status(tmp_path, job, "running") == "running"
+    time.sleep(0.2)
+    subprocess.run([GENERIC / "cancel.sh", job], check=True, cwd=tmp_path)
+    assert status(tmp_path, job, "failed") == "failed"
+    time.sleep(2)
+    assert not (tmp_path / "late").exists()
+
+
+def test_jobs_run_through_the_generic_profile(tmp_path: Path) -> None:
+    if importlib.util.find_spec("snakemake_executor_plugin_cluster_generic") is None:
+        pytest.skip("make env-cluster installs the plugins")
+    made = Project(tmp_path)
+    made.write(list(generate(seed=5, **scaled(200, owners=30))))
+    made.configure()
+    labels = "results/corpus/labels/valence.parquet"
+    done = made.run("--profile", str(GENERIC), "results/corpus/summary.json", labels)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert (tmp_path / labels).exists() and (tmp_path / "results/corpus/summary.json").exists()
+    assert (done.stdout + done.stderr).count("Submitted group job") == 1
+    assert [path.read_text() for path in (tmp_path / ".snakemake/generic").glob("*.exit")] == ["0\n"]
