@@ -15,7 +15,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
@@ -179,39 +179,36 @@ def whole(slurm: Slurm, made: Project) -> None:
     # Quicker than on a cluster of many, where every question costs the others something.
     quick = ("--slurm-init-seconds-before-status-checks", "2", "--latency-wait", "10")
 
-    def busy(what: str) -> bool:
-        return any(what in job["what"] for job in slurm.jobs("RUNNING"))
+    def busy(what: str, not_of: Collection[str] = ()) -> list[str]:
+        return [
+            job["id"] for job in slurm.jobs("RUNNING") if what in job["what"] and job["run"] not in not_of
+        ]
 
     first = made.start(*profile, *quick, "all")
-    wait_for(lambda: first.poll() is not None or busy("oof_transformer"), 500, "a job of the transformer")
+    wait_for(
+        lambda: first.poll() is not None or bool(busy("oof_transformer")), 500, "a job of the transformer"
+    )
     assert first.poll() is None, (made.folder / "killed.log").read_text()[-3000:]
     first.send_signal(signal.SIGKILL)
     first.wait()
-    left = {job["id"] for job in slurm.jobs("RUNNING")}
+    left, runs = set(busy("")), {job["run"] for job in slurm.jobs()}
     time.sleep(3)
-    assert left & {job["id"] for job in slurm.jobs("RUNNING")}, "the jobs died with Snakemake"
+    assert left & set(busy("")), "the jobs died with Snakemake"
     shown(f"Snakemake is killed; Slurm goes on with job {', '.join(sorted(left))}")
     print(table(slurm.jobs()), flush=True)
 
     second = made.start(*profile, *quick, "all")
     wait_for(
-        lambda: second.poll() is not None or not left & {job["id"] for job in slurm.jobs("RUNNING")},
+        lambda: second.poll() is not None or not left & set(busy("")),
         120,
         "the jobs of the first run to end",
     )
     shown("the second run has claimed the results; the jobs of the first are gone")
-    wait_for(
-        lambda: (
-            second.poll() is not None
-            or any(job["id"] not in left and "group" in job["what"] for job in slurm.jobs("RUNNING"))
-            or busy("transformer")
-        ),
-        300,
-        "a job of the second run",
-    )
+    wait_for(lambda: second.poll() is not None or bool(busy("transformer", not_of=runs)), 300, "its own job")
     assert second.poll() is None, (made.folder / "killed.log").read_text()[-3000:]
+    running = busy("", not_of=runs)
     slurm.kill_worker()
-    shown("slurmd is killed")
+    shown(f"slurmd is killed, with job {', '.join(running)} on its node")
     time.sleep(8)
     assert second.poll() is None, (made.folder / "killed.log").read_text()[-3000:]
     slurm.start_worker()
