@@ -26,10 +26,16 @@ from perceive import config as configuration
 from perceive.corpus.reader import READ_COLUMNS, CorpusError, content_digests, input_files, taxonomy_path
 from perceive.export import PRECISIONS
 from perceive.io import file_sha256
-from perceive.job import claim_results, lead_jobs
+from perceive.job import claim_results, end_with_run, lead_jobs
 from perceive.state import StateWriter
 
 lead_jobs()
+if not workflow.is_main_process:
+    # A cluster job: before it touches an output.
+    try:
+        end_with_run()
+    except RuntimeError as error:
+        raise WorkflowError(str(error)) from None
 
 try:
     SETTINGS = configuration.validate(config)

@@ -195,6 +195,7 @@ def whole(slurm: Slurm, made: Project) -> None:
     time.sleep(3)
     assert left & set(busy("")), "the jobs died with Snakemake"
     shown(f"Snakemake is killed; Slurm goes on with job {', '.join(sorted(left))}")
+    pending = {job["id"] for job in slurm.jobs("PENDING")}
     print(table(slurm.jobs()), flush=True)
 
     second = made.start(*profile, *quick, "all")
@@ -218,6 +219,11 @@ def whole(slurm: Slurm, made: Project) -> None:
     print(table(slurm.jobs()), flush=True)
     assert returned == 0, (made.folder / "killed.log").read_text()[-3000:]
 
+    for log in (made.folder / ".snakemake/slurm_logs").rglob("*.log"):
+        if log.stem in pending:
+            # Before it touched what the second run had made.
+            assert "another one has taken over" in log.read_text(), log.read_text()
+            shown(f"job {log.stem} of the first run has refused to begin")
     assert (made.results / "acceptance.tsv").stat().st_size > 0
     assert (made.results / "bundle/manifest.json").exists()
     assert not list(made.results.rglob(".*.tmp.*"))
@@ -228,6 +234,8 @@ def whole(slurm: Slurm, made: Project) -> None:
 
 
 def main() -> None:
+    # Torn down, too, where it is ended from outside.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit("ended"))
     try:
         install()
     except Skipped as reason:

@@ -193,15 +193,16 @@ def test_a_job_of_an_earlier_run_does_not_begin(tmp_path: Path) -> None:
         held.kill()
         held.wait()
         names.append(name)
-    old, new = (run(tmp_path, "print('worked')", **{job.RUN: name}) for name in names)
+    work = "job.end_with_run()\nprint('worked')"
+    old, new = (run(tmp_path, work, **{job.RUN: name}) for name in names)
     assert (old.returncode, old.stdout) == (1, "")
-    assert old.stderr.strip() == f"this job's run has ended, and another one has taken over {tmp_path}"
+    assert f"this job's run has ended, and another one has taken over {tmp_path}" in old.stderr
     assert (new.returncode, new.stdout) == (0, "worked\n")
     # As in a pod that has another file system, or where an interrupted write has left the file empty.
     (tmp_path / ".lock").write_text("")
-    assert run(tmp_path, "print('worked')", **{job.RUN: names[0]}).stdout == "worked\n"
+    assert run(tmp_path, work, **{job.RUN: names[0]}).stdout == "worked\n"
     (tmp_path / ".lock").unlink()
-    assert run(tmp_path, "print('worked')", **{job.RUN: names[0]}).stdout == "worked\n"
+    assert run(tmp_path, work, **{job.RUN: names[0]}).stdout == "worked\n"
 
 
 def test_a_job_outlives_its_killed_run_until_another_claims_the_results(
@@ -211,7 +212,8 @@ def test_a_job_outlives_its_killed_run_until_another_claims_the_results(
     held.kill()
     held.wait()
     monkeypatch.setenv(job.RUN, name)
-    with running(tmp_path, shell=None, named=False) as line:
+    work = "job.end_with_run()\ntime.sleep(60)"
+    with running(tmp_path, shell=None, named=False, work=work) as line:
         assert not wait(lambda: not alive(line.job), 6)
         _, held = claim(tmp_path)
         assert wait(lambda: not alive(line.job), 8)

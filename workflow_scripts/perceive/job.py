@@ -135,15 +135,17 @@ def claim_results(results: Path) -> IO[str]:
 
 
 def end_with_run() -> None:
-    """End this process when another run has claimed the results folder.
+    """End this process when another run has claimed the results; the Snakefile calls it in a cluster's job.
 
     A batch system goes on with what a killed Snakemake has submitted, and the next call submits it again. Of
-    two jobs with the same outputs only that of the folder's owner may write. The job looks every five
-    seconds; where the environment or the file does not reach it, it goes on as if there were no other run.
+    two jobs with the same outputs only that of the folder's owner may write, or remove them when it fails:
+    therefore it is the job's Snakemake that ends, and its scripts end with it (`die_with_parent`). It looks
+    every five seconds; where the environment or the file does not reach it, it goes on as if there were no
+    other run.
 
     Raises
     ------
-    SystemExit
+    RuntimeError
         If the folder belongs to another run already.
     """
     name, _, lock = os.environ.get(RUN, "").partition(" ")
@@ -158,7 +160,7 @@ def end_with_run() -> None:
             return False
 
     if claimed_by_another():
-        raise SystemExit(f"this job's run has ended, and another one has taken over {Path(lock).parent}")
+        raise RuntimeError(f"this job's run has ended, and another one has taken over {Path(lock).parent}")
 
     def watch() -> None:
         while not claimed_by_another():
@@ -182,7 +184,6 @@ def run(main: Callable[[Any], None], snakemake: Any) -> None:
         With ``log`` (one file), ``rule``, ``input``, ``output``, ``wildcards``, ``threads``.
     """
     die_with_parent()
-    end_with_run()
     path = Path(str(snakemake.log[0]))
     path.parent.mkdir(parents=True, exist_ok=True)
     to_file = logging.FileHandler(path, mode="w", encoding="utf-8")
