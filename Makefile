@@ -14,18 +14,21 @@ TARGET ?= all
 CONFIGS := $(if $(CORPUS),config/corpora/$(CORPUS).yaml) $(if $(PRESET),config/presets/$(PRESET).yaml)
 SNAKEMAKE := $(BIN)/snakemake --cores $(CORES) $(if $(strip $(CONFIGS)),--configfile $(CONFIGS))
 
-.PHONY: run accept test lint format bench bench-goemotions soak soak-bundle config env lock clean help
+.PHONY: run explain accept test lint format bench bench-goemotions soak soak-rebuilds soak-bundle config env lock clean help
 .PHONY: env-cluster slurm-test slurm-cancel
 
 run: env  ## build everything (PRESET=, CORPUS=, TARGET=, CORES=)
 	$(SNAKEMAKE) -- $(TARGET)
+
+explain: env  ## say in plain words what `make run` would build again, and why
+	@PYTHONPATH=workflow_scripts $(BIN)/python -m perceive.explain $(SNAKEMAKE) $(TARGET)
 
 accept: env  ## fail where an acceptance gate fails
 	$(SNAKEMAKE) -- accept
 
 test: env  ## lint, unit tests and a real end-to-end run
 	$(MAKE) lint
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n 2
 
 lint: env  ## ruff, snakefmt, mypy, snakemake --lint
 	$(BIN)/ruff check .
@@ -48,6 +51,9 @@ bench-goemotions: env  ## GoEmotions beside published figures; the corpus under 
 
 soak: env  ## kill the workflow at random moments until it is through, and compare with a run in peace
 	PYTHONPATH=workflow_scripts:tests $(BIN)/python tests/soak.py
+
+soak-rebuilds: env  ## 50 rounds of random changes, each compared with a build from scratch (two hours)
+	PYTHONPATH=workflow_scripts:tests $(BIN)/python tests/soak_rebuilds.py
 
 soak-bundle: env  ## 50,000 reflections through the scorer of results/bundle, killed in the middle
 	PYTHONPATH=workflow_scripts:tests $(BIN)/python tests/soak_bundle.py

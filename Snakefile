@@ -12,6 +12,7 @@ import sys
 from pathlib import Path
 
 from snakemake.exceptions import WorkflowError
+from snakemake.logging import logger
 from snakemake.utils import min_version
 
 min_version("9.27")
@@ -25,8 +26,9 @@ sys.path.insert(0, str(REPOSITORY / "workflow_scripts"))
 from perceive import config as configuration
 from perceive.corpus.reader import READ_COLUMNS, CorpusError, content_digests, input_files, taxonomy_path
 from perceive.export import PRECISIONS
+from perceive.integrity import set_aside
 from perceive.io import file_sha256
-from perceive.job import claim_results, end_with_run, lead_jobs
+from perceive.job import end_with_run, hold_run, lead_jobs, no_run
 from perceive.state import StateWriter
 
 lead_jobs()
@@ -118,6 +120,9 @@ SCRIPTS = {
     "evaluation": [],
     "evaluation_paths": [],
     "evaluation_sequence": [],
+    "fairness": [],
+    "insight": [],
+    "verdicts": [],
     "acceptance": [],
     "export": [],
     "export_paths": [],
@@ -151,7 +156,11 @@ if TAXONOMY is None and set(VARIABLES) & set(HIERARCHIES):
 # It lies where it lies, as the annotations do, wherever a cluster stores its results.
 TAXONOMY = [] if TAXONOMY is None else local(str(TAXONOMY))
 
-if workflow.is_main_process:
+
+def write_state():
+    with no_run(Path(RESULTS)) as still:
+        for sentence in set_aside(Path(RESULTS) / "state") if still else []:
+            logger.warning(sentence)
     state = StateWriter(Path(RESULTS), REPOSITORY)
     slices = configuration.slices(SETTINGS)
     slices["ingest"]["annotations"] = CORPUS.model_dump(mode="json")["annotations"]
@@ -159,14 +168,11 @@ if workflow.is_main_process:
     state.write_code(SCRIPTS, REPOSITORY / "envs" / "requirements.lock")
     state.write_ledger(Path(LEDGER), Path(RESULTS) / "splits" / "ledger.sha256")
     if SETTINGS.corpus.annotations:
-        try:
-            state.write_data(
-                FILES,
-                [slices["ingest"], Path(code("items")).read_text()],
-                lambda: content_digests(CORPUS, Path.cwd()),
-            )
-        except CorpusError as error:
-            raise WorkflowError(str(error)) from None
+        state.write_data(
+            FILES,
+            [slices["ingest"], Path(code("items")).read_text()],
+            lambda: content_digests(CORPUS, Path.cwd()),
+        )
     else:
         parts = [
             "items",
@@ -174,9 +180,20 @@ if workflow.is_main_process:
             *(f"{of}/{name}" for of in ("labels", "ratings") for name in EVERY_VARIABLE),
         ]
         # The generated file itself is an input; what else reading it depends on is the taxonomy.
-        taxonomy = taxonomy_path(CORPUS, Path.cwd())
-        digest = file_sha256(taxonomy) if taxonomy else "any path"
+        digest = file_sha256(TAXONOMY) if TAXONOMY else "any path"
         state.write_data([], ["synthetic", parts, digest], lambda: dict.fromkeys(parts, digest))
+
+
+if workflow.is_main_process:
+    try:
+        write_state()
+    except CorpusError as error:
+        raise WorkflowError(str(error)) from None
+    except OSError as error:
+        raise WorkflowError(
+            f"{RESULTS} cannot be written to ({error.strerror}: {error.filename}); make room or give it to "
+            "yourself, or name another folder as `results` in the configuration"
+        ) from None
 
 
 include: "rules/corpus.smk"
@@ -201,7 +218,10 @@ rule all:
         f"{RESULTS}/corpus/review.csv",
         expand(f"{RESULTS}/corpus/{{plot}}.png", plot=PORTRAIT),
         f"{RESULTS}/acceptance.tsv",
+        f"{RESULTS}/acceptance.json",
         [f"{RESULTS}/evaluation/{name}/{plot}.png" for name in VARIABLES for plot in PLOTS_OF[name]],
+        [f"{RESULTS}/fairness/{name}.png" for name in VARIABLES],
+        [f"{RESULTS}/insight/{name}.json" for name in VARIABLES],
         [path for name in VARIABLES for path in exports(name)],
         f"{RESULTS}/bundle/manifest.json",
         f"{RESULTS}/serving/latency.json",
@@ -220,9 +240,11 @@ for name in VARIABLES:
 onstart:
     global RUN_LOCK
     try:
-        RUN_LOCK = claim_results(Path(RESULTS))
-    except BlockingIOError as error:
-        raise WorkflowError(str(error)) from None
+        RUN_LOCK = hold_run(Path(RESULTS))
+    except BlockingIOError:
+        raise WorkflowError(
+            f"another run is writing to {RESULTS}; wait for it to end, or give this run its own `results` folder"
+        ) from None
 
 
 onsuccess:

@@ -42,7 +42,7 @@ rule bundle:
         encoders=expand(f"{RESULTS}/encoder/{{language}}/encoder.json", language=ENCODERS),
         projection=f"{RESULTS}/features/projection.safetensors",
         predictions=expand(f"{RESULTS}/evaluation/{{name}}/predictions.parquet", name=VARIABLES),
-        acceptance=f"{RESULTS}/acceptance.tsv",
+        verdicts=f"{RESULTS}/evaluation/verdicts.tsv",
         taxonomy=ANY_TAXONOMY,
         licensed=list(SETTINGS.features.licensed_lexicons.values()),
         settings=settings("bundle"),
@@ -88,6 +88,8 @@ rule latency:
         f"{RESULTS}/logs/latency.log",
     benchmark:
         f"{RESULTS}/benchmarks/latency.tsv"
+    group:
+        "acceptance"
     conda:
         "../envs/environment.yaml"
     # Alone on the machine, or the times would be those of its neighbours.

@@ -112,19 +112,120 @@ rule evaluation_paths:
         "../workflow_scripts/evaluation_paths.py"
 
 
-rule acceptance:
+rule fairness:
+    input:
+        **items("owner_id", "language", "length_bucket", "category", "risk_level"),
+        predictions=f"{RESULTS}/evaluation/{{variable}}/predictions.parquet",
+        metrics=f"{RESULTS}/evaluation/{{variable}}/metrics.json",
+        settings=settings("evaluation"),
+        code=code("fairness"),
+    output:
+        fairness=f"{RESULTS}/fairness/{{variable}}.json",
+        worst=f"{RESULTS}/fairness/{{variable}}.worst.csv",
+        plot=f"{RESULTS}/fairness/{{variable}}.png",
+    log:
+        f"{RESULTS}/logs/fairness/{{variable}}.log",
+    benchmark:
+        f"{RESULTS}/benchmarks/fairness/{{variable}}.tsv"
+    group:
+        "answers_{variable}"
+    conda:
+        "../envs/environment.yaml"
+    resources:
+        mem_mb=memory(1000),
+        runtime=minutes(15),
+    message:
+        "Comparing groups in the answers of {wildcards.variable}"
+    script:
+        "../workflow_scripts/fairness.py"
+
+
+rule insight:
+    input:
+        **items("language", "length_bucket"),
+        split_items=f"{RESULTS}/splits/items.parquet",
+        features=f"{RESULTS}/features/folds/final/val.parquet",
+        cues=lambda wildcards: (
+            f"{RESULTS}/features/inhibition.parquet" if wildcards.variable in HIERARCHIES else []
+        ),
+        upstream=lambda wildcards: [] if wildcards.variable in HIERARCHIES else upstream(wildcards),
+        model=lambda wildcards: (
+            f"{RESULTS}/models/{wildcards.variable}/{'lx' if wildcards.variable in HIERARCHIES else 'full'}/model.txt"
+        ),
+        blend=f"{RESULTS}/blend/{{variable}}/blend.json",
+        weights=f"{RESULTS}/blend/{{variable}}/weights.npy",
+        trials=f"{RESULTS}/tuning/{{variable}}/trials.csv",
+        best=f"{RESULTS}/tuning/{{variable}}/best.json",
+        settings=settings("evaluation"),
+        code=code("insight"),
+    output:
+        insight=f"{RESULTS}/insight/{{variable}}.json",
+        features=f"{RESULTS}/insight/{{variable}}.features.png",
+        search=f"{RESULTS}/insight/{{variable}}.search.png",
+        weights=f"{RESULTS}/insight/{{variable}}.weights.png",
+    log:
+        f"{RESULTS}/logs/insight/{{variable}}.log",
+    benchmark:
+        f"{RESULTS}/benchmarks/insight/{{variable}}.tsv"
+    group:
+        "answers_{variable}"
+    conda:
+        "../envs/environment.yaml"
+    resources:
+        mem_mb=memory(1000),
+        runtime=minutes(15),
+    message:
+        "Looking into the models of {wildcards.variable}"
+    script:
+        "../workflow_scripts/insight.py"
+
+
+# Of the models alone: what is deployed carries these verdicts.
+rule verdicts:
     input:
         metrics=expand(f"{RESULTS}/evaluation/{{variable}}/metrics.json", variable=VARIABLES),
+        fairness=expand(f"{RESULTS}/fairness/{{variable}}.json", variable=VARIABLES),
+        agreement=expand(f"{RESULTS}/corpus/agreement/{{variable}}.json", variable=VARIABLES),
+        splits_audit=f"{RESULTS}/splits/audit.json",
+        audits=expand(f"{RESULTS}/oof/{{variable}}/audit.json", variable=VARIABLES),
+        settings=settings("verdicts"),
+        code=code("verdicts"),
+    output:
+        table=f"{RESULTS}/evaluation/verdicts.tsv",
+    log:
+        f"{RESULTS}/logs/verdicts.log",
+    benchmark:
+        f"{RESULTS}/benchmarks/verdicts.tsv"
+    group:
+        "bundle"
+    conda:
+        "../envs/environment.yaml"
+    resources:
+        mem_mb=memory(1000),
+        runtime=minutes(10),
+    message:
+        "Judging the models"
+    script:
+        "../workflow_scripts/verdicts.py"
+
+
+rule acceptance:
+    input:
+        verdicts=f"{RESULTS}/evaluation/verdicts.tsv",
+        manifest=f"{RESULTS}/bundle/manifest.json",
+        parity=f"{RESULTS}/serving/parity.json",
+        latency=f"{RESULTS}/serving/latency.json",
         settings=settings("acceptance"),
         code=code("acceptance"),
     output:
         table=f"{RESULTS}/acceptance.tsv",
+        json=f"{RESULTS}/acceptance.json",
     log:
         f"{RESULTS}/logs/acceptance.log",
     benchmark:
         f"{RESULTS}/benchmarks/acceptance.tsv"
     group:
-        "bundle"
+        "acceptance"
     conda:
         "../envs/environment.yaml"
     resources:
@@ -142,7 +243,7 @@ rule accept:
     log:
         f"{RESULTS}/logs/accept.log",
     group:
-        "bundle"
+        "acceptance"
     conda:
         "../envs/environment.yaml"
     resources:

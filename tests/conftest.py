@@ -37,6 +37,17 @@ LAYERS, WIDTH = 3, 32
 LETTERS = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ.,!?"
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """For two processes (``-n 2``): one has all that needs the built project, and begins with it.
+
+    Other tests stay together by module, so that no fixture is made twice.
+    """
+    of_project = {item for item in items if "project" in getattr(item, "fixturenames", ())}
+    items.sort(key=lambda item: item not in of_project)
+    for item in items:
+        item.add_marker(pytest.mark.xdist_group("project" if item in of_project else item.path.stem))
+
+
 @pytest.fixture(scope="session")
 def encoder_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The default English encoder, converted to OpenVINO once for all tests (read only)."""

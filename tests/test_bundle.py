@@ -44,7 +44,7 @@ from perceive.serving.history import History, HistoryError
 from perceive.serving.plan import stages
 from perceive.serving.scorer import Perceiver
 from perceive.taxonomy import load_taxonomy
-from perceive.variables import HIERARCHIES, VARIABLES
+from perceive.variables import CORES, HIERARCHIES, VARIABLES
 
 pytestmark = pytest.mark.workflow
 TOLERANCE = 1e-5
@@ -79,8 +79,9 @@ def parts(project: Project) -> Parts:
 
 def numbers(answer: dict[str, Any]) -> list[float]:
     found: list[float] = []
-    for value in answer["perception"].values():
-        found += [*value["p"], *value["probabilities"].values()] if isinstance(value, dict) else [value]
+    for name in VARIABLES:
+        value = answer[name]
+        found += [value["probability"], *value["core"].values()] if isinstance(value, dict) else [value]
     return found
 
 
@@ -233,6 +234,21 @@ def test_one_by_one_in_the_order_of_time_is_as_all_at_once(
     assert np.abs(found - expected).max() > 1e-3
 
 
+def test_an_answer_has_the_form_that_the_contract_gives(
+    scorer: Perceiver, some: list[dict[str, Any]]
+) -> None:
+    (answer,) = scorer.score(some[:1])
+    assert list(answer) == ["item_id", "owner_id", *VARIABLES, "bundle"]
+    for name, of in VARIABLES.items():
+        if of.kind != "hierarchy":
+            assert 0 <= answer[name] <= 1
+            continue
+        path, probability, core = (answer[name][key] for key in ("path", "probability", "core"))
+        assert len(answer[name]) == 3 and len(path.split("/")) == 3
+        assert set(core) == set(CORES) and sum(core.values()) == pytest.approx(1, abs=1e-4)
+        assert 0 < probability <= core[path.split("/")[0]] + 1e-6
+
+
 def test_bad_records_are_answered_in_their_place_and_late_ones_are_marked(
     bundle: Path, some: list[dict[str, Any]]
 ) -> None:
@@ -240,11 +256,11 @@ def test_bad_records_are_answered_in_their_place_and_late_ones_are_marked(
     owner = some[0]["owner_id"]
     old = {**some[0], "item_id": "old", "timestamp": "2020-01-01"}
     gone = {"item_id": some[0]["item_id"], "owner_id": owner, "withdrawn": True}
-    assert "perception" in scorer.score([some[0]])[0]
+    assert "valence" in scorer.score([some[0]])[0]
     answers = scorer.score(
         [old, None, {"owner_id": "x", "timestamp": "2025-01-01"}, gone, {**some[1], "perception_labels": 1}]
     )
-    assert answers[0]["late"] is True and "perception" in answers[4]
+    assert answers[0]["late"] is True and "valence" in answers[4]
     fields = [answer["error"]["field"] for answer in answers[1:4]]
     assert fields == ["line", "text", "withdrawn"]
     assert [earlier.item_id for earlier in scorer.history.earlier(owner)][:1] == ["old"]
@@ -317,10 +333,10 @@ def test_parquet_in_and_out_and_other_column_names(
     table = pd.read_parquet(tmp_path / "out.parquet")
     expected = scorer.score(some)
     assert table["item_id"].tolist() == [row["item_id"] for row in some]
-    valence = np.array([answer["perception"]["valence"] for answer in expected])
+    valence = np.array([answer["valence"] for answer in expected])
     assert np.abs(table["valence"] - valence).max() <= TOLERANCE and valence.std() > 0.01
-    paths = [answer["perception"]["invoked"]["path"] for answer in expected]
-    assert [list(path) for path in table["invoked_path"]] == paths
+    paths = [answer["invoked"]["path"] for answer in expected]
+    assert table["invoked_path"].tolist() == paths
 
 
 @pytest.mark.parametrize("name", ["manifest.json", "lexicons/english.tsv", "models/heads_1_fp32/1/model.bin"])

@@ -163,7 +163,7 @@ def claim(folder: Path) -> tuple[str, subprocess.Popen[str]]:
     """What a run exports to its jobs, and the run itself: killed, it gives the folder back."""
     code = (
         f"import sys; sys.path.insert(0, {str(LIBRARY)!r}); import os, pathlib; from perceive import job\n"
-        f"lock = job.claim_results(pathlib.Path({str(folder)!r}))\n"
+        f"lock = job.hold_run(pathlib.Path({str(folder)!r}))\n"
         "print(os.environ[job.RUN], flush=True)\nsys.stdin.read()"
     )
     held = subprocess.Popen(
@@ -175,8 +175,8 @@ def claim(folder: Path) -> tuple[str, subprocess.Popen[str]]:
 
 def test_results_are_claimed_by_one_run_at_a_time_and_given_back_by_a_killed_one(tmp_path: Path) -> None:
     name, held = claim(tmp_path)
-    with pytest.raises(BlockingIOError, match="another run is writing to"):
-        job.claim_results(tmp_path)
+    with pytest.raises(BlockingIOError):
+        job.hold_run(tmp_path, patience=0)
     assert name.split()[0] == (tmp_path / ".lock").read_text(), "who is refused leaves the owner's name"
     held.kill()
     held.wait()

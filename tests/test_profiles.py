@@ -21,7 +21,7 @@ PROFILES = REPOSITORY / "config/profiles"
 CLUSTERS = ["slurm", "kubernetes", "generic"]
 GENERIC = PROFILES / "generic"
 # Jobs of minutes, which are cluster jobs of their own.
-LONG = {"tuning_transformer", "oof_transformer", "models_transformer", "latency"}
+LONG = {"tuning_transformer", "oof_transformer", "models_transformer"}
 BLOCK = re.compile(r"^ *rule (\w+):\n(.*?)(?=^ *rule \w+:|\Z)", re.MULTILINE | re.DOTALL)
 
 

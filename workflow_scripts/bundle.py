@@ -28,7 +28,7 @@ SERVING = ("openvino", "tokenizers", "numpy", "emoji", "pydantic", "pyarrow")
 REPOSITORY = Path(__file__).resolve().parent.parent
 
 
-def main(snakemake: Snakemake) -> None:
+def main(snakemake: Snakemake) -> list[Path]:
     settings = io.read_json(snakemake.input.settings)
     plan = io.read_json(snakemake.input.plan)
     items = io.read_parquet(snakemake.input.corpus)
@@ -48,7 +48,7 @@ def main(snakemake: Snakemake) -> None:
         taxonomy=Path(snakemake.input.taxonomy) if snakemake.input.taxonomy else None,
         cache=Path(snakemake.params.cache),
     )
-    gates = read_acceptance(Path(snakemake.input.acceptance))
+    gates = read_acceptance(Path(snakemake.input.verdicts))
     content = {
         "corpus": {
             "name": settings["corpus"],
@@ -97,6 +97,7 @@ def main(snakemake: Snakemake) -> None:
     io.write_json(snakemake.output.parity, parity)
     shutil.rmtree(target, ignore_errors=True)
     folder.rename(target)
+    return [target]
 
 
 if __name__ == "__main__":

@@ -13,7 +13,7 @@ from perceive.taxonomy import load_taxonomy
 from perceive.torch_runs import torch_threads
 
 
-def main(snakemake: Snakemake) -> None:
+def main(snakemake: Snakemake) -> list[Path]:
     settings = io.read_json(snakemake.input.settings)
     kinds, reads = settings["kinds"], settings["reads"]
     taxonomy = load_taxonomy(snakemake.input.taxonomy) if snakemake.input.taxonomy else None
@@ -50,6 +50,7 @@ def main(snakemake: Snakemake) -> None:
             "bytes": sizes,
         },
     )
+    return [target / name for name in sizes]
 
 
 if __name__ == "__main__":

@@ -516,6 +516,23 @@ class EvaluationSettings(Section):
     )
 
 
+class GapSettings(Section):
+    scale: float = Field(0.05, gt=0, description="Of a scale: the gap in RMSE.")
+    hierarchy: float = Field(
+        0.10, gt=0, description="Of a path: the gap in the share of wrong answers at the first level."
+    )
+
+
+class AcceptanceSettings(Section):
+    group_gap: GapSettings = Field(
+        GapSettings(),
+        description="Largest gap between the groups of a column (risk, language, category) that is accepted.",
+    )
+    latency_ms: float = Field(
+        100.0, gt=0, description="Budget from text to all answers at one item, p50, in milliseconds."
+    )
+
+
 class ExportSettings(Section):
     latency_repeats: int = Field(200, ge=10, description="Timed calls behind each latency figure.")
     adversarial_rows: int = Field(
@@ -607,6 +624,10 @@ class Settings(Section):
         default_factory=_default_gates,
         description="Acceptance gates per variable: 'METRIC <= NUMBER' or 'METRIC >= NUMBER', with an "
         "optional slice, as in 'rmse[SHORT] <= 0.16'. Changing one judges again and trains nothing.",
+    )
+    acceptance: AcceptanceSettings = Field(
+        AcceptanceSettings(),
+        description="What is asked beyond metrics; agreement.kappa and export.parity_rmse are judged, too.",
     )
     export: ExportSettings = Field(ExportSettings(), description="OpenVINO export and its proofs.")
     bundle: BundleSettings = Field(BundleSettings(), description="What a team deploys.")
@@ -764,7 +785,15 @@ def slices(settings: Settings) -> dict[str, Any]:
         },
         "encoder": dump["encoders"],
         "lexical": dump["features"],
-        "acceptance": {name: settings.gates.get(name, []) for name in settings.variables},
+        "verdicts": {
+            "gates": {name: settings.gates.get(name, []) for name in settings.variables},
+            "agreement": settings.agreement.kappa,
+            "group_gap": dump["acceptance"]["group_gap"],
+        },
+        "acceptance": {
+            "latency_ms": settings.acceptance.latency_ms,
+            **{key: dump["export"][key] for key in ("parity_rmse", "compressed_parity_rmse")},
+        },
     }
     transformer = {
         **{key: dump["transformer"][key] for key in ("precision", "device", "batch_rows")},

@@ -11,10 +11,12 @@ import sys
 import threading
 import time
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any
 
+from perceive import integrity
 from perceive.io import write_json
 
 PR_SET_PDEATHSIG = 1
@@ -22,7 +24,7 @@ RUNNER = "PERCEIVE_RUNNER"
 """Environment variable with the id of the process that runs the workflow; see `lead_jobs`."""
 
 RUN = "PERCEIVE_RUN"
-"""Environment variable with a run's name and the lock file that holds it; see `claim_results`."""
+"""Environment variable with a run's name and the lock file that holds it; see `hold_run`."""
 
 SHELLS = frozenset({"sh", "bash", "dash", "zsh", "ksh", "ash"})
 log = logging.getLogger(__name__)
@@ -58,6 +60,61 @@ def lead_jobs() -> None:
     """
     os.environ[RUNNER] = str(os.getpid())
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+
+
+def hold_run(results: Path, patience: float = 5.0) -> IO[str]:
+    """Take the lock of the one run that may write to ``results``; it ends with this process, however it ends.
+
+    The lock file holds the run's name, for jobs on other machines, which outlive a killed run: see
+    `end_with_run`.
+
+    Parameters
+    ----------
+    results : Path
+    patience : float
+        Seconds to wait for those who only look (`no_run`).
+
+    Raises
+    ------
+    BlockingIOError
+        If another run holds it.
+    """
+    results.mkdir(parents=True, exist_ok=True)
+    # Not emptied: the name of who holds it stands there.
+    handle = open(results / ".lock", "a", encoding="utf-8")  # noqa: SIM115 (held until the process ends)
+    end = time.monotonic() + patience
+    while True:
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            break
+        except BlockingIOError:
+            if time.monotonic() > end:
+                handle.close()
+                raise
+            time.sleep(0.1)
+        except OSError as error:
+            # Some file systems of clusters have no locks, which is no reason not to run there.
+            print(f"{results} cannot be locked ({error}): start no second run there", file=sys.stderr)
+            break
+    name = uuid.uuid4().hex
+    handle.truncate(0)
+    handle.write(name)
+    handle.flush()
+    os.environ[RUN] = f"{name} {Path(handle.name).resolve()}"
+    return handle
+
+
+@contextmanager
+def no_run(results: Path) -> Iterator[bool]:
+    """Whether no run writes to ``results`` (as far as is known); none begins before the block ends."""
+    results.mkdir(parents=True, exist_ok=True)
+    with open(results / ".lock", "a") as handle:
+        try:
+            fcntl.flock(handle, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except OSError:
+            yield False
+        else:
+            yield True
 
 
 def die_with_parent() -> None:
@@ -97,43 +154,6 @@ def die_with_parent() -> None:
     threading.Thread(target=watch, daemon=True, name="watch-parent").start()
 
 
-def claim_results(results: Path) -> IO[str]:
-    """Take a results folder for this run, and name the run in the folder's lock file.
-
-    The lock is the kernel's: it vanishes with the process, however that ends, so that none is left behind.
-    The name is for jobs on other machines, which outlive a killed run: see `end_with_run`.
-
-    Returns
-    -------
-    file
-        The lock is held as long as it is open.
-
-    Raises
-    ------
-    BlockingIOError
-        If another run has the folder.
-    """
-    results.mkdir(parents=True, exist_ok=True)
-    handle = open(results / ".lock", "a+", encoding="utf-8")  # noqa: SIM115 (stays open with the run)
-    try:
-        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        handle.close()
-        raise BlockingIOError(
-            f"another run is writing to {results}; "
-            "wait for it to end, or give this run its own `results` folder"
-        ) from None
-    except OSError as error:
-        # Some cluster file systems have no locks, which is no reason not to run there.
-        print(f"{results} cannot be locked ({error}): start no second run there", file=sys.stderr)
-    name = uuid.uuid4().hex
-    handle.truncate(0)
-    handle.write(name)
-    handle.flush()
-    os.environ[RUN] = f"{name} {Path(handle.name).resolve()}"
-    return handle
-
-
 def end_with_run() -> None:
     """End this process when another run has claimed the results; the Snakefile calls it in a cluster's job.
 
@@ -170,7 +190,7 @@ def end_with_run() -> None:
     threading.Thread(target=watch, daemon=True, name="watch-run").start()
 
 
-def run(main: Callable[[Any], None], snakemake: Any) -> None:
+def run(main: Callable[[Any], Iterable[Path] | None], snakemake: Any) -> None:
     """Run a script's ``main`` with its log file, and turn an error into one clear message.
 
     The log file gets everything, with the traceback of an error; the terminal gets the progress and the
@@ -179,7 +199,7 @@ def run(main: Callable[[Any], None], snakemake: Any) -> None:
     Parameters
     ----------
     main : callable
-        Takes the ``snakemake`` object.
+        Takes the ``snakemake`` object, and may return files and folders that it wrote beside the outputs.
     snakemake : object
         With ``log`` (one file), ``rule``, ``input``, ``output``, ``wildcards``, ``threads``.
     """
@@ -198,7 +218,10 @@ def run(main: Callable[[Any], None], snakemake: Any) -> None:
         logging.getLogger(noisy).setLevel(logging.ERROR)
     started = time.monotonic()
     try:
-        main(snakemake)
+        beside = main(snakemake) or ()
+        if code := getattr(getattr(snakemake, "input", None), "code", None):
+            # state/code/<script>.tsv
+            integrity.record(Path(code).parent.parent, snakemake.rule, map(Path, snakemake.output), beside)
     except Exception as error:
         to_terminal.addFilter(lambda record: False)
         log.exception("failed")

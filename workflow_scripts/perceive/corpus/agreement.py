@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from perceive.corpus.ceiling import measure_hierarchy_ceiling, measure_scale_ceiling, number
 from perceive.corpus.coefficients import (
+    alpha_interval,
     cohen_kappas,
     crossed_table,
     fleiss_kappa,
@@ -69,14 +70,16 @@ def measure_agreement(
     min_items : int
         Slices with fewer items rated twice have no coefficients.
     seed : int
-        Of the ceiling of a hierarchy.
+        Of the interval of alpha, and of the ceiling of a hierarchy.
 
     Returns
     -------
     dict
         For JSON. ``variable, kind, n_items, n_ratings, n_raters`` (null without ids), ``n_anonymous``
-        (ratings), ``ratings_per_item`` (number of ratings: items); ``coefficients``; ``by_language,
-        by_category`` (each ``{value: {n_items, coefficients}}``); ``ceiling``, of
+        (ratings), ``ratings_per_item`` (number of ratings: items); ``coefficients``; ``alpha``
+        (Krippendorff's, of a hierarchy at its first level: ``value, requirement`` and, where it can be
+        computed, ``low, high``, 95 % over draws of items); ``by_language, by_category``
+        (each ``{value: {n_items, coefficients}}``); ``ceiling``, of
         :func:`perceive.corpus.ceiling.measure_scale_ceiling` or ``measure_hierarchy_ceiling``, or
         ``{"metrics": {}, "reason": ...}``; with a formula ``derived`` (``{formula, items}``), and no ceiling
         where it gave any label.
@@ -125,6 +128,16 @@ def measure_agreement(
         "ratings_per_item": {str(size): int(count) for size, count in zip(sizes, frequency, strict=True)},
         "coefficients": coefficients(np.ones(len(ratings), dtype=bool), 2, [str(name) for name in names]),
     }
+    if kind == "hierarchy":
+        code = codes[levels[0]]
+        known = code >= 0
+        top, of_top = result["coefficients"][levels[0]], (code[known], item[known])
+    else:
+        top, of_top = result["coefficients"], (value, item)
+    result["alpha"] = {key: top["krippendorff_alpha"][key] for key in ("value", "requirement")}
+    if result["alpha"]["value"] is not None:
+        bounds = alpha_interval(*of_top, nominal=kind == "hierarchy", seed=seed)
+        result["alpha"] |= {name: number(bound) for name, bound in zip(("low", "high"), bounds, strict=True)}
     described = items.drop_duplicates("item_id").set_index("item_id").reindex(ids)
     for column in SLICES:
         slices = {}

@@ -250,3 +250,67 @@ def _votes(code: Codes, item: Codes) -> tuple[Codes, Codes, Codes, Array]:
     n_classes = int(code.max()) + 1
     cells, votes = np.unique(item[pairable] * n_classes + code[pairable], return_counts=True)
     return counts, cells // n_classes, cells % n_classes, votes.astype(np.float64)
+
+
+def alpha_interval(
+    value: Array | Codes, item: Codes, *, nominal: bool, seed: int, n: int = 400, level: float = 0.95
+) -> tuple[float, float]:
+    """Percentile interval of Krippendorff's alpha over draws of the items with replacement.
+
+    An item counts as often as it is drawn, so that each draw is a weighted alpha of a few sums per item.
+
+    Parameters
+    ----------
+    value : array of shape (N,)
+        Ratings; codes of classes where ``nominal``.
+    item : array of shape (N,)
+        The number of each rating's item.
+    nominal : bool
+        Differences count 0 or 1, not squared.
+    n : int
+        Number of draws.
+
+    Returns
+    -------
+    tuple of float
+        NaN where no draw has an alpha (all ratings alike, or no item with two).
+
+    References
+    ----------
+    Krippendorff, Content Analysis, 4th ed. 2019, chapter 12; Efron and Tibshirani 1993 for the percentiles.
+    """
+    sizes = np.bincount(item)
+    paired = sizes >= 2
+    rows = paired[item]
+    number = np.cumsum(paired) - 1
+    unit, size = number[item[rows]], sizes[paired].astype(np.float64)
+    units = len(size)
+    if not units:
+        return np.nan, np.nan
+    if nominal:
+        classes = np.unique(np.asarray(value)[rows], return_inverse=True)[1].reshape(-1)
+        votes = sparse.csr_array((np.ones(len(unit)), (unit, classes)), shape=(units, int(classes.max()) + 1))
+        within = size**2 - np.asarray(votes.multiply(votes).sum(axis=1)).reshape(-1)
+    else:
+        ratings = np.asarray(value, dtype=np.float64)[rows]
+        ratings = ratings - ratings.mean()
+        first = np.bincount(unit, weights=ratings, minlength=units)
+        second = np.bincount(unit, weights=ratings**2, minlength=units)
+        within = 2 * (size * second - first**2)
+    within = within / (size - 1)
+    rng = np.random.default_rng(seed)
+    alphas = np.full(n, np.nan)
+    for draw in range(n):
+        weights = np.bincount(rng.integers(units, size=units), minlength=units).astype(np.float64)
+        total = weights @ size
+        if nominal:
+            expected = total**2 - np.sum((votes.T @ weights) ** 2)
+        else:
+            expected = 2 * (total * (weights @ second) - (weights @ first) ** 2)
+        if expected > 0:
+            alphas[draw] = 1 - (total - 1) * (weights @ within) / expected
+    known = alphas[~np.isnan(alphas)]
+    if not len(known):
+        return np.nan, np.nan
+    low, high = np.quantile(known, [(1 - level) / 2, (1 + level) / 2])
+    return float(low), float(high)

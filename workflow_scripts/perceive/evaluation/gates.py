@@ -335,7 +335,7 @@ def summary_text(table: pd.DataFrame, *, unicode: bool | None = None) -> str:
     lines = ["Acceptance on the test split"]
     for number, (variable, of) in enumerate(cells.items()):
         n, owners = table.loc[table["variable"] == variable, ["n", "owners"]].max()
-        title = f"{variable} (n={n}, {owners} owners)"
+        title = f"{variable} (n={n}, {owners} owners)" if owners else f"{variable} (n={n})"
         lines.append(title + aligned(header)[len(title) :] if number == 0 else title)
         lines.extend(map(aligned, of))
     counts = table["verdict"].value_counts()

@@ -172,12 +172,10 @@ def differences(
     by_id = {answer["item_id"]: answer for answer in answers}
     found = {}
     for name, frame in expected.items():
-        rows = [by_id[item]["perception"][name] for item in frame["item_id"]]
+        rows = [by_id[item][name] for item in frame["item_id"]]
         labels = [column for column in frame.columns if column.startswith("p_")]
         if labels:
-            ours = np.array(
-                [[row["probabilities"][label.removeprefix("p_")] for label in labels] for row in rows]
-            )
+            ours = np.array([[row["core"][label.removeprefix("p_")] for label in labels] for row in rows])
             errors = ours - frame[labels].to_numpy(np.float64)
         else:
             errors = np.array(rows, dtype=np.float64) - frame["calibrated"].to_numpy(np.float64)
@@ -187,8 +185,8 @@ def differences(
             "max_abs": float(np.abs(errors).max()),
         }
         if labels:
-            paths = ["/".join(row["path"]) for row in rows]
-            found[name]["same_path"] = float(np.mean(np.array(paths) == frame["calibrated"].astype(str)))
+            paths = np.array([row["path"] for row in rows])
+            found[name]["same_path"] = float(np.mean(paths == frame["calibrated"].astype(str)))
     return found
 
 

@@ -2,16 +2,16 @@
 
 What comes in is in the format of annotations, without labels. An answer is a mapping::
 
-    {"item_id": ..., "owner_id": ..., "bundle": ID,
-     "perception": {"valence": 0.71, ...,
-                    "invoked": {"path": ["Sad", "Lonely", ...], "p": [0.9, 0.6, ...],
-                                "probabilities": {"Sad": 0.9, ...}}}}
+    {"item_id": ..., "owner_id": ..., "valence": 0.71, ...,
+     "invoked": {"path": "Sad/Lonely/Isolated", "probability": 0.6, "core": {"Sad": 0.9, ...}},
+     "bundle": ID}
 
-where ``p`` is the probability of the path at each of its levels, and ``probabilities`` those of the first
-level. A record that cannot be answered becomes ``{"item_id": ... or None, "error": {"field", "reason"},
-"bundle": ID}``. An owner's earlier items count: those scored before by the same scorer, or kept in its
-history file. An item that is older than one that was scored before is answered by what came before it, and
-marked ``"late": true``, since its followers were answered without it.
+where ``probability`` is that of the whole path, and ``core`` has those of the first level, whatever the
+taxonomy calls it. A variable that the bundle does not hold is absent. A record that cannot be answered
+becomes ``{"item_id": ... or None, "error": {"field", "reason"}, "bundle": ID}``. An owner's earlier items
+count: those scored before by the same scorer, or kept in its history file. An item that is older than one
+that was scored before is answered by what came before it, and marked ``"late": true``, since its followers
+were answered without it.
 """
 
 from __future__ import annotations
@@ -299,7 +299,7 @@ class Perceiver:
             {
                 "item_id": item.item_id,
                 "owner_id": item.owner_id,
-                "perception": {name: self._shown(name, found, row) for name in self._variables},
+                **{name: self._shown(name, found, row) for name in self._variables},
                 **({"late": True} if late[row] else {}),
                 "bundle": self.bundle.id,
             }
@@ -312,11 +312,10 @@ class Perceiver:
             return float(found[f"{name}/calibrated"][row, 0])
         p, codes = found[f"{name}/p"][row], found[f"{name}/path"][row]
         levels: list[list[str]] = about["labels"]
-        first = np.cumsum([0, *map(len, levels)])
         return {
-            "path": [labels[code] for labels, code in zip(levels, codes, strict=True)],
-            "p": [float(p[start + code]) for start, code in zip(first, codes, strict=False)],
-            "probabilities": dict(zip(levels[0], map(float, p[: len(levels[0])]), strict=True)),
+            "path": "/".join(labels[code] for labels, code in zip(levels, codes, strict=True)),
+            "probability": float(p[sum(map(len, levels[:-1])) + codes[-1]]),
+            "core": dict(zip(levels[0], map(float, p[: len(levels[0])]), strict=True)),
         }
 
     def _read_texts(

@@ -261,8 +261,8 @@ def _as_parquet(part: Path, output: Path, bundle: Bundle) -> None:
     fields = [("line", pa.int64()), ("item_id", pa.string()), ("owner_id", pa.string())]
     for name, about in variables.items():
         if about["kind"] == "hierarchy":
-            fields += [(f"{name}_path", pa.list_(pa.string())), (f"{name}_p", pa.list_(pa.float32()))]
-            fields += [(f"{name}_p_{label}", pa.float32()) for label in about["labels"][0]]
+            fields += [(f"{name}_path", pa.string()), (f"{name}_probability", pa.float32())]
+            fields += [(f"{name}_core_{label}", pa.float32()) for label in about["labels"][0]]
         else:
             fields.append((name, pa.float32()))
     fields += [("late", pa.bool_()), ("error_field", pa.string()), ("error_reason", pa.string())]
@@ -274,10 +274,11 @@ def _as_parquet(part: Path, output: Path, bundle: Bundle) -> None:
         flat["late"] = bool(answer.get("late"))
         for key, value in answer.get("error", {}).items():
             flat[f"error_{key}"] = value
-        for name, value in answer.get("perception", {}).items():
+        for name in variables.keys() & answer.keys():
+            value = answer[name]
             if isinstance(value, dict):
-                flat |= {f"{name}_path": value["path"], f"{name}_p": value["p"]}
-                flat |= {f"{name}_p_{label}": p for label, p in value["probabilities"].items()}
+                flat |= {f"{name}_path": value["path"], f"{name}_probability": value["probability"]}
+                flat |= {f"{name}_core_{label}": p for label, p in value["core"].items()}
             else:
                 flat[name] = value
         return flat
