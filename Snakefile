@@ -245,6 +245,8 @@ onstart:
         raise WorkflowError(
             f"another run is writing to {RESULTS}; wait for it to end, or give this run its own `results` folder"
         ) from None
+    except OSError as error:
+        raise WorkflowError(str(error)) from None
 
 
 onsuccess:

@@ -137,6 +137,16 @@ def test_other_resources_groups_and_threads_rebuild_nothing(project: Project) ->
     assert "Nothing to be done" in done.stdout + done.stderr
 
 
+def test_the_plugins_are_pinned_beside_the_environment() -> None:
+    def read(name: str) -> list[str]:
+        return [line for line in (REPOSITORY / "envs" / name).read_text().splitlines() if line[:1] != "#"]
+
+    pins = dict(line.split("==") for line in read("cluster.lock"))
+    assert set(read("cluster.in")) <= set(pins)
+    # Apart from what everybody has: it would cost every start two seconds.
+    assert not set(pins) & {line.split("==")[0] for line in read("requirements.lock")}
+
+
 def submit(folder: Path, body: str) -> str:
     job = folder / "job.sh"
     needed = '{"threads": 2, "resources": {"mem_mb": 1000, "runtime": 1, "tmpdir": "/tmp"}}'

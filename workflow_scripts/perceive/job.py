@@ -78,6 +78,8 @@ def hold_run(results: Path, patience: float = 5.0) -> IO[str]:
     ------
     BlockingIOError
         If another run holds it.
+    OSError
+        If the file system has no locks.
     """
     results.mkdir(parents=True, exist_ok=True)
     # Not emptied: the name of who holds it stands there.
@@ -93,9 +95,10 @@ def hold_run(results: Path, patience: float = 5.0) -> IO[str]:
                 raise
             time.sleep(0.1)
         except OSError as error:
-            # Some file systems of clusters have no locks, which is no reason not to run there.
-            print(f"{results} cannot be locked ({error}): start no second run there", file=sys.stderr)
-            break
+            handle.close()
+            raise OSError(
+                f"{results} lies on a file system without locks ({error}); Lustre has them when mounted with flock"
+            ) from error
     name = uuid.uuid4().hex
     handle.truncate(0)
     handle.write(name)
