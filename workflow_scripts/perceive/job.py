@@ -97,7 +97,8 @@ def hold_run(results: Path, patience: float = 5.0) -> IO[str]:
         except OSError as error:
             handle.close()
             raise OSError(
-                f"{results} lies on a file system without locks ({error}); Lustre has them when mounted with flock"
+                f"{results} lies on a file system without locks ({error}); "
+                "Lustre has them when mounted with flock"
             ) from error
     name = uuid.uuid4().hex
     handle.truncate(0)
