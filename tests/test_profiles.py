@@ -199,3 +199,23 @@ def test_jobs_run_through_the_generic_profile(tmp_path: Path) -> None:
     assert (tmp_path / labels).exists() and (tmp_path / "results/corpus/summary.json").exists()
     assert (done.stdout + done.stderr).count("Submitted group job") == 1
     assert [path.read_text() for path in (tmp_path / ".snakemake/generic").glob("*.exit")] == ["0\n"]
+
+
+def test_a_job_that_fails_asks_for_twice_as_much(tmp_path: Path) -> None:
+    if importlib.util.find_spec("snakemake_executor_plugin_cluster_generic") is None:
+        pytest.skip("make env-cluster installs the plugins")
+    made = Project(tmp_path)
+    made.write(list(generate(seed=5, **scaled(200, owners=30))))
+    made.configure()
+    refuse = tmp_path / "refuse.sh"
+    refuse.write_text(f"#!/bin/sh\ngrep '^# properties' \"$1\" >> {tmp_path}/asked\nexit 1\n")
+    refuse.chmod(0o755)
+    done = made.run(
+        "--profile", str(GENERIC), "--resources", "mem_mb=3000", "--retries", "2",
+        "--cluster-generic-submit-cmd", str(refuse), "results/corpus/summary.json",
+    )  # fmt: skip
+    assert done.returncode != 0
+    asked = (tmp_path / "asked").read_text()
+    # No more than there is.
+    assert re.findall(r'"mem_mb": (\d+)', asked) == ["1000", "2000", "3000"]
+    assert re.findall(r'"runtime": (\d+)', asked) == ["10", "20", "40"]
