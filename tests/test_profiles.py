@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import os
 import re
 import subprocess
 import sys
@@ -88,7 +89,7 @@ def test_a_profile_names_rules_and_groups_that_there_are(name: str) -> None:
         assert profile["cores"] == profile["max-threads"] and profile["resources"]["mem_mb"] >= 8000
         assert profile["retries"] >= 1 and profile["latency-wait"] >= 30 and "executor" in profile
     # What a site may want is a comment that becomes a setting by removing its mark.
-    uncommented = re.sub(r"^( *)# (?=[\w-]+: |  \w+: \{)", r"\1", text, flags=re.MULTILINE)
+    uncommented = re.sub(r"^( *)# (?=[a-z_-]+:(?: |$)|  \w+: \{)", r"\1", text, flags=re.MULTILINE)
     assert len(yaml.safe_load(uncommented)) >= len(profile)
 
 
@@ -120,11 +121,10 @@ def test_a_run_is_few_cluster_jobs(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("name", CLUSTERS)
 def test_a_profile_plans_the_run(tmp_path: Path, name: str) -> None:
-    plugin = f"snakemake_executor_plugin_{'cluster_generic' if name == 'generic' else name}"
+    plugin = f"snakemake_executor_plugin_{'slurm' if name == 'slurm' else 'cluster_generic'}"
     if importlib.util.find_spec(plugin) is None:
         pytest.skip("make env-cluster installs the plugins")
-    storage = ["--default-storage-prefix", str(tmp_path)] if name == "kubernetes" else []
-    jobs, submitted = group_jobs(tmp_path, "--profile", str(PROFILES / name), *storage)
+    jobs, submitted = group_jobs(tmp_path, "--profile", str(PROFILES / name))
     assert jobs > 140 and submitted <= 32
 
 
@@ -147,23 +147,20 @@ def test_the_plugins_are_pinned_beside_the_environment() -> None:
     assert not set(pins) & {line.split("==")[0] for line in read("requirements.lock")}
 
 
-def submit(folder: Path, body: str) -> str:
+def submit(folder: Path, body: str, profile: Path = GENERIC, needed: str = "") -> str:
     job = folder / "job.sh"
-    needed = '{"threads": 2, "resources": {"mem_mb": 1000, "runtime": 1, "tmpdir": "/tmp"}}'
+    needed = '{"threads": 2, "resources": {"mem_mb": 1000, "runtime": 1, ' + needed + '"tmpdir": "/tmp"}}'
     job.write_text(f"#!/bin/sh\n# properties = {needed}\n{body}\n")
-    done = subprocess.run(
-        [GENERIC / "submit.sh", job], capture_output=True, text=True, cwd=folder, check=True
-    )
-    assert re.fullmatch(r"\d+\n", done.stdout), done
+    done = subprocess.run([profile / "submit.sh", job], capture_output=True, text=True, cwd=folder)
+    assert done.returncode == 0 and re.fullmatch(r"\S+\n", done.stdout), done
     return done.stdout.strip()
 
 
-def status(folder: Path, job: str, until: str) -> str:
+def status(folder: Path, job: str, until: str, profile: Path = GENERIC) -> str:
     end = time.monotonic() + 10
     while True:
-        done = subprocess.run(
-            [GENERIC / "status.sh", job], capture_output=True, text=True, cwd=folder, check=True
-        )
+        done = subprocess.run([profile / "status.sh", job], capture_output=True, text=True, cwd=folder)
+        assert done.returncode == 0, done
         if done.stdout.strip() == until or time.monotonic() > end:
             return done.stdout.strip()
         time.sleep(0.1)
@@ -185,6 +182,64 @@ def test_the_generic_scripts_cancel_a_job_with_all_that_it_started(tmp_path: Pat
     assert status(tmp_path, job, "failed") == "failed"
     time.sleep(2)
     assert not (tmp_path / "late").exists()
+
+
+# In place of a cluster: keeps what it is given, runs a pod's command here, and answers as kubectl does.
+KUBECTL = """#!{python}
+import os, pathlib, subprocess, sys, yaml
+jobs = pathlib.Path(__file__).parent / "jobs"
+jobs.mkdir(exist_ok=True)
+verb, *arguments = sys.argv[1:]
+if verb == "create":
+    job = yaml.safe_load(sys.stdin)
+    name = job["metadata"]["generateName"] + str(len(list(jobs.iterdir())))
+    (jobs / name).write_text(yaml.safe_dump(job))
+    container = job["spec"]["template"]["spec"]["containers"][0]
+    code = subprocess.call(
+        container["command"], cwd=container["workingDir"],
+        env={{**os.environ, **{{one["name"]: one["value"] for one in container["env"]}}}},
+    )
+    (jobs / f"{{name}}.ended").write_text("Failed" if code else "Complete")
+    print(f"job.batch/{{name}}")
+elif verb == "get" and (jobs / "away").exists():
+    sys.exit("Unable to connect to the server")
+elif verb == "get" and (jobs / arguments[1]).exists():
+    print(arguments[1], (jobs / f"{{arguments[1]}}.ended").read_text())
+elif verb == "delete":
+    (jobs / arguments[-1]).unlink()
+"""
+
+
+@pytest.fixture
+def kubectl(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    folder = tmp_path / "bin"
+    folder.mkdir()
+    (folder / "kubectl").write_text(KUBECTL.format(python=sys.executable))
+    (folder / "kubectl").chmod(0o755)
+    monkeypatch.setenv("PATH", f"{folder}:{os.environ['PATH']}")
+    return folder / "jobs"
+
+
+def test_the_kubernetes_scripts_make_a_job_of_a_script(tmp_path: Path, kubectl: Path) -> None:
+    profile = PROFILES / "kubernetes"
+    done = submit(tmp_path, "echo $PERCEIVE_RUN > made", profile)
+    assert (tmp_path / "made").exists() and status(tmp_path, done, "success", profile) == "success"
+    failed = submit(tmp_path, "exit 3", profile, '"gpu": 1, ')
+    assert status(tmp_path, failed, "failed", profile) == "failed"
+    plain, graphics = (yaml.safe_load((kubectl / name).read_text())["spec"] for name in (done, failed))
+    assert plain["activeDeadlineSeconds"] == 60 and plain["backoffLimit"] == 0
+    pods = [spec["template"]["spec"]["containers"][0] for spec in (plain, graphics)]
+    assert pods[0]["resources"] == {
+        "requests": {"cpu": "2", "memory": "1000M"},
+        "limits": {"memory": "1000M"},
+    }
+    assert pods[1]["resources"]["limits"] == {"memory": "1000M", "nvidia.com/gpu": "1"}
+    # A cluster that does not answer is no reason to submit the job again; a job that is gone is.
+    (kubectl / "away").touch()
+    assert status(tmp_path, done, "running", profile) == "running"
+    (kubectl / "away").unlink()
+    subprocess.run([profile / "cancel.sh", done], check=True)
+    assert status(tmp_path, done, "failed", profile) == "failed"
 
 
 def test_jobs_run_through_the_generic_profile(tmp_path: Path) -> None:
