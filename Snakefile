@@ -144,7 +144,7 @@ if SETTINGS.corpus.annotations:
     except CorpusError as error:
         raise WorkflowError(str(error)) from None
     # What the readers consume of them is in the state files; a new date alone means nothing.
-    ANNOTATIONS = [ancient(local(str(path))) for path in FILES]
+    ANNOTATIONS = [ancient(str(path)) for path in FILES]
 else:
     # The generated file is an ordinary input: it changes only when its rule runs again.
     ANNOTATIONS = [f"{RESULTS}/corpus/annotations.jsonl"]
@@ -153,8 +153,7 @@ else:
 TAXONOMY = taxonomy_path(CORPUS, Path.cwd())
 if TAXONOMY is None and set(VARIABLES) & set(HIERARCHIES):
     raise WorkflowError("corpus.taxonomy is needed for invoked and expressed; name its file")
-# It lies where it lies, as the annotations do, wherever a cluster stores its results.
-TAXONOMY = [] if TAXONOMY is None else local(str(TAXONOMY))
+TAXONOMY = [] if TAXONOMY is None else str(TAXONOMY)
 
 
 def write_state():
