@@ -143,7 +143,7 @@ def test_the_plugins_are_pinned_beside_the_environment() -> None:
 
     pins = dict(line.split("==") for line in read("cluster.lock"))
     assert set(read("cluster.in")) <= set(pins)
-    # Apart from what everybody has: it would cost every start two seconds.
+    # Apart from what everybody has: every start of Snakemake loads the plugins that it finds.
     assert not set(pins) & {line.split("==")[0] for line in read("requirements.lock")}
 
 
