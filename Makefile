@@ -15,6 +15,7 @@ CONFIGS := $(if $(CORPUS),config/corpora/$(CORPUS).yaml) $(if $(PRESET),config/p
 SNAKEMAKE := $(BIN)/snakemake --cores $(CORES) $(if $(strip $(CONFIGS)),--configfile $(CONFIGS))
 
 .PHONY: run explain accept test lint format bench bench-goemotions soak soak-rebuilds soak-bundle config env lock clean help
+.PHONY: env-cluster slurm-test slurm-cancel
 
 run: env  ## build everything (PRESET=, CORPUS=, TARGET=, CORES=)
 	$(SNAKEMAKE) -- $(TARGET)
@@ -57,6 +58,13 @@ soak-rebuilds: env  ## 50 rounds of random changes, each compared with a build f
 soak-bundle: env  ## 50,000 reflections through the scorer of results/bundle, killed in the middle
 	PYTHONPATH=workflow_scripts:tests $(BIN)/python tests/soak_bundle.py
 
+slurm-test: env-cluster  ## the workflow on a real Slurm of one node, brought up and torn down (Debian, root)
+	PYTHONPATH=workflow_scripts:tests $(BIN)/python tests/slurm.py
+
+slurm-cancel:  ## cancel your jobs of this folder that a killed run has left in Slurm's queue
+	squeue --me --noheader --format='%i|%j|%Z' \
+	  | awk -F'|' -v here="$$PWD" '$$2 ~ /^perceive_/ && $$3 == here { print $$1 }' | xargs --no-run-if-empty scancel
+
 config: env  ## write config/config.yaml and config/schema.json anew from the schema
 	cd workflow_scripts && ../$(BIN)/python -c "from pathlib import Path; from perceive.config import write_generated; write_generated(Path('../config'))"
 
@@ -68,6 +76,12 @@ $(VENV)/.complete: envs/requirements.lock
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r envs/requirements.lock
 	@touch $@
 
+env-cluster: $(VENV)/.cluster  ## the environment, with what runs jobs on clusters
+
+$(VENV)/.cluster: $(VENV)/.complete envs/cluster.lock
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r envs/cluster.lock -c envs/requirements.lock
+	@touch $@
+
 lock:  ## resolve envs/requirements.in anew into the lock file
 	rm -rf .venv-lock
 	$(PYTHON) -m venv .venv-lock
@@ -75,6 +89,10 @@ lock:  ## resolve envs/requirements.in anew into the lock file
 	{ echo "# Every package of the environment, pinned. Written by 'make lock' from requirements.in."; \
 	  .venv-lock/bin/python -m pip freeze | sed 's/^torch==\([0-9.]*\)+.*/torch==\1/' \
 	  | grep -v '^nvidia-\|^triton=='; } > envs/requirements.lock
+	.venv-lock/bin/python -m pip freeze | sed 's/+.*//' | sort > .venv-lock/before
+	.venv-lock/bin/python -m pip install --quiet --disable-pip-version-check -r envs/cluster.in -c envs/requirements.lock
+	{ echo "# What running on a cluster needs beside requirements.lock, pinned. Written by 'make lock' from cluster.in."; \
+	  .venv-lock/bin/python -m pip freeze | sed 's/+.*//' | sort | comm -13 .venv-lock/before - | sort -f; } > envs/cluster.lock
 	rm -rf .venv-lock
 	$(PYTHON) -m venv .venv-lock
 	.venv-lock/bin/python -m pip install --quiet --disable-pip-version-check -r envs/serving.in -c envs/requirements.lock

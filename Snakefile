@@ -28,10 +28,16 @@ from perceive.corpus.reader import READ_COLUMNS, CorpusError, content_digests, i
 from perceive.export import PRECISIONS
 from perceive.integrity import set_aside
 from perceive.io import file_sha256
-from perceive.job import hold_run, lead_jobs, no_run
+from perceive.job import end_with_run, hold_run, lead_jobs, no_run
 from perceive.state import StateWriter
 
 lead_jobs()
+if not workflow.is_main_process:
+    # A cluster job: before it touches an output.
+    try:
+        end_with_run()
+    except RuntimeError as error:
+        raise WorkflowError(str(error)) from None
 
 try:
     SETTINGS = configuration.validate(config)
@@ -242,6 +248,8 @@ onstart:
         raise WorkflowError(
             f"another run is writing to {RESULTS}; wait for it to end, or give this run its own `results` folder"
         ) from None
+    except OSError as error:
+        raise WorkflowError(str(error)) from None
 
 
 onsuccess:

@@ -44,10 +44,13 @@ rule answers:
         f"{RESULTS}/benchmarks/answers/{{variable}}.tsv"
     wildcard_constraints:
         variable=one_of(HIERARCHIES),
+    group:
+        "answers_{variable}"
     conda:
         "../envs/environment.yaml"
     resources:
-        mem_mb=4000,
+        mem_mb=memory(3000),
+        runtime=minutes(30),
     message:
         "Answering {wildcards.variable} for every item"
     script:
@@ -70,10 +73,13 @@ rule answers_transformer:
         f"{RESULTS}/benchmarks/answers/{{variable}}.tsv"
     wildcard_constraints:
         variable=one_of(REGRESSIONS),
+    group:
+        "answers_{variable}"
     conda:
         "../envs/environment.yaml"
     resources:
-        mem_mb=4000,
+        mem_mb=memory(3000),
+        runtime=minutes(30),
     message:
         "Answering {wildcards.variable} by the transformer"
     script:
@@ -98,10 +104,13 @@ rule answers_sequence:
         f"{RESULTS}/benchmarks/answers/{{variable}}.tsv"
     wildcard_constraints:
         variable=one_of(SEQUENCES),
+    group:
+        "answers_{variable}"
     conda:
         "../envs/environment.yaml"
     resources:
-        mem_mb=3000,
+        mem_mb=memory(1500),
+        runtime=minutes(15),
     message:
         "Answering {wildcards.variable} by the GRU"
     script:
@@ -127,8 +136,13 @@ rule answers_scale:
         f"{RESULTS}/benchmarks/answers/{{variable}}.upstream.tsv"
     wildcard_constraints:
         variable=one_of(SCALES),
+    group:
+        "answers_{variable}"
     conda:
         "../envs/environment.yaml"
+    resources:
+        mem_mb=memory(1000),
+        runtime=minutes(10),
     message:
         "Answering {wildcards.variable} for every item"
     script:

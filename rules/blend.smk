@@ -23,8 +23,13 @@ rule blend:
         f"{RESULTS}/benchmarks/blend/{{variable}}.tsv"
     wildcard_constraints:
         variable=one_of(SCALES),
+    group:
+        "answers_{variable}"
     conda:
         "../envs/environment.yaml"
+    resources:
+        mem_mb=memory(1000),
+        runtime=minutes(10),
     message:
         "Blending the base models of {wildcards.variable}"
     script:
@@ -53,8 +58,13 @@ rule blend_paths:
         f"{RESULTS}/benchmarks/blend/{{variable}}.tsv"
     wildcard_constraints:
         variable=one_of(HIERARCHIES),
+    group:
+        "answers_{variable}"
     conda:
         "../envs/environment.yaml"
+    resources:
+        mem_mb=memory(1000),
+        runtime=minutes(10),
     message:
         "Blending the base models of {wildcards.variable}"
     script:

@@ -20,11 +20,14 @@ rule serving:
         f"{RESULTS}/logs/serving.log",
     benchmark:
         f"{RESULTS}/benchmarks/serving.tsv"
+    group:
+        "bundle"
     conda:
         "../envs/environment.yaml"
-    threads: workflow.cores or 1
+    threads: CORES
     resources:
-        mem_mb=6000,
+        mem_mb=memory(3000),
+        runtime=minutes(30),
     message:
         "Building the graphs that answer"
     script:
@@ -50,11 +53,14 @@ rule assembly:
         f"{RESULTS}/logs/assembly.log",
     benchmark:
         f"{RESULTS}/benchmarks/assembly.tsv"
+    group:
+        "bundle"
     conda:
         "../envs/environment.yaml"
-    threads: workflow.cores or 1
+    threads: CORES
     resources:
-        mem_mb=4000,
+        mem_mb=memory(3000),
+        runtime=minutes(60),
     params:
         cache=f"{RESULTS}/cache/embeddings.sqlite",
     message:
@@ -76,8 +82,13 @@ rule bundle:
         f"{RESULTS}/logs/bundle.log",
     benchmark:
         f"{RESULTS}/benchmarks/bundle.tsv"
+    group:
+        "bundle"
     conda:
         "../envs/environment.yaml"
+    resources:
+        mem_mb=memory(1000),
+        runtime=minutes(10),
     message:
         "Marking the bundle with the verdicts"
     script:
@@ -101,12 +112,15 @@ rule latency:
         f"{RESULTS}/logs/latency.log",
     benchmark:
         f"{RESULTS}/benchmarks/latency.tsv"
+    group:
+        "acceptance"
     conda:
         "../envs/environment.yaml"
     # Alone on the machine, or the times would be those of its neighbours.
-    threads: workflow.cores or 1
+    threads: CORES
     resources:
-        mem_mb=4000,
+        mem_mb=memory(7000),
+        runtime=minutes(60),
     message:
         "Timing the bundle beside the Python pipeline"
     script:

@@ -19,8 +19,13 @@ rule calibration:
         f"{RESULTS}/benchmarks/calibration/{{variable}}.tsv"
     wildcard_constraints:
         variable=one_of(SCALES),
+    group:
+        "answers_{variable}"
     conda:
         "../envs/environment.yaml"
+    resources:
+        mem_mb=memory(1000),
+        runtime=minutes(10),
     message:
         "Calibrating {wildcards.variable}"
     script:
@@ -43,8 +48,13 @@ rule calibration_paths:
         f"{RESULTS}/benchmarks/calibration/{{variable}}.tsv"
     wildcard_constraints:
         variable=one_of(HIERARCHIES),
+    group:
+        "answers_{variable}"
     conda:
         "../envs/environment.yaml"
+    resources:
+        mem_mb=memory(1000),
+        runtime=minutes(10),
     message:
         "Calibrating {wildcards.variable}"
     script:

@@ -22,6 +22,34 @@ def items(*columns):
     return {"columns": [f"{RESULTS}/corpus/columns/{column}.parquet" for column in columns]}
 
 
+# Threads of a job that can use all there are: of a local run its cores, on a cluster the profile's
+# `max-threads`, since a job there must not take the whole node that it happens to see.
+CORES = workflow.resource_settings.max_threads or workflow.cores or 4
+# One search per core of a local run; with more cores than searches, each gets its share.
+SEARCH_CORES = CORES if workflow.resource_settings.max_threads else max(1, CORES // len(VARIABLES))
+
+
+def memory(megabytes):
+    """What a job may need, about twice what it was seen to take on 5,200 items; double on each new attempt."""
+    return lambda wildcards, attempt: megabytes * 2 ** (attempt - 1)
+
+
+def minutes(usual):
+    """Minutes after which a cluster may end the job; double on each new attempt."""
+    return lambda wildcards, attempt: usual * 2 ** (attempt - 1)
+
+
+def trees_group(wildcards):
+    """The cluster job that a tree model is trained in.
+
+    A full model comes after its search, or, a sequence's, after other variables have answered; the small
+    ones wait for nothing but the features.
+    """
+    if wildcards.base != "full":
+        return "trees"
+    return f"{'answers' if wildcards.variable in SEQUENCES else 'tuned'}_{wildcards.variable}"
+
+
 def one_of(names):
     """A wildcard's constraint."""
     return "|".join(names)

@@ -16,8 +16,13 @@ if not SETTINGS.corpus.annotations:
             f"{RESULTS}/logs/synthesize.log",
         benchmark:
             f"{RESULTS}/benchmarks/synthesize.tsv"
+        group:
+            "corpus"
         conda:
             "../envs/environment.yaml"
+        resources:
+            mem_mb=memory(1000),
+            runtime=minutes(10),
         message:
             "Generating the embedded corpus"
         script:
@@ -36,8 +41,13 @@ rule items:
         f"{RESULTS}/logs/items.log",
     benchmark:
         f"{RESULTS}/benchmarks/items.tsv"
+    group:
+        "corpus"
     conda:
         "../envs/environment.yaml"
+    resources:
+        mem_mb=memory(1000),
+        runtime=minutes(10),
     message:
         "Reading the annotated items"
     script:
@@ -56,8 +66,13 @@ rule columns:
         f"{RESULTS}/logs/columns/{{column}}.log",
     benchmark:
         f"{RESULTS}/benchmarks/columns/{{column}}.tsv"
+    group:
+        "corpus"
     conda:
         "../envs/environment.yaml"
+    resources:
+        mem_mb=memory(1000),
+        runtime=minutes(10),
     message:
         "Reading the column {wildcards.column} of the items"
     script:
@@ -76,8 +91,13 @@ rule labels:
         f"{RESULTS}/logs/labels/{{variable}}.log",
     benchmark:
         f"{RESULTS}/benchmarks/labels/{{variable}}.tsv"
+    group:
+        "corpus"
     conda:
         "../envs/environment.yaml"
+    resources:
+        mem_mb=memory(1000),
+        runtime=minutes(10),
     message:
         "Reading the labels of {wildcards.variable}"
     script:
@@ -97,8 +117,13 @@ rule summary:
         f"{RESULTS}/logs/summary.log",
     benchmark:
         f"{RESULTS}/benchmarks/summary.tsv"
+    group:
+        "corpus"
     conda:
         "../envs/environment.yaml"
+    resources:
+        mem_mb=memory(1000),
+        runtime=minutes(10),
     message:
         "Summing up the corpus and its rejected lines"
     script:
@@ -120,8 +145,13 @@ rule agreement:
         f"{RESULTS}/logs/agreement/{{variable}}.log",
     benchmark:
         f"{RESULTS}/benchmarks/agreement/{{variable}}.tsv"
+    group:
+        "corpus"
     conda:
         "../envs/environment.yaml"
+    resources:
+        mem_mb=memory(1000),
+        runtime=minutes(10),
     message:
         "Comparing the annotators of {wildcards.variable}"
     script:
@@ -140,8 +170,13 @@ rule review:
         f"{RESULTS}/logs/review.log",
     benchmark:
         f"{RESULTS}/benchmarks/review.tsv"
+    group:
+        "corpus"
     conda:
         "../envs/environment.yaml"
+    resources:
+        mem_mb=memory(1000),
+        runtime=minutes(10),
     message:
         "Listing the items that deserve a second look"
     script:
@@ -163,8 +198,13 @@ rule portrait:
         f"{RESULTS}/logs/portrait.log",
     benchmark:
         f"{RESULTS}/benchmarks/portrait.tsv"
+    group:
+        "corpus"
     conda:
         "../envs/environment.yaml"
+    resources:
+        mem_mb=memory(1000),
+        runtime=minutes(10),
     message:
         "Drawing the corpus"
     script:

@@ -15,10 +15,13 @@ rule encoder:
         f"{RESULTS}/logs/encoder/{{language}}.log",
     benchmark:
         f"{RESULTS}/benchmarks/encoder/{{language}}.tsv"
+    group:
+        "features"
     conda:
         "../envs/environment.yaml"
     resources:
-        mem_mb=4000,
+        mem_mb=memory(3000),
+        runtime=minutes(15),
     message:
         "Converting the {wildcards.language} sentence encoder to OpenVINO"
     script:

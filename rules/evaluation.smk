@@ -27,8 +27,13 @@ rule evaluation:
         f"{RESULTS}/benchmarks/evaluation/{{variable}}.tsv"
     wildcard_constraints:
         variable=one_of(REGRESSIONS),
+    group:
+        "answers_{variable}"
     conda:
         "../envs/environment.yaml"
+    resources:
+        mem_mb=memory(1000),
+        runtime=minutes(15),
     message:
         "Evaluating {wildcards.variable} on the test split"
     script:
@@ -58,8 +63,13 @@ rule evaluation_sequence:
         f"{RESULTS}/benchmarks/evaluation/{{variable}}.tsv"
     wildcard_constraints:
         variable=one_of(SEQUENCES),
+    group:
+        "answers_{variable}"
     conda:
         "../envs/environment.yaml"
+    resources:
+        mem_mb=memory(1000),
+        runtime=minutes(15),
     message:
         "Evaluating {wildcards.variable} on the test split"
     script:
@@ -89,8 +99,13 @@ rule evaluation_paths:
         f"{RESULTS}/benchmarks/evaluation/{{variable}}.tsv"
     wildcard_constraints:
         variable=one_of(HIERARCHIES),
+    group:
+        "answers_{variable}"
     conda:
         "../envs/environment.yaml"
+    resources:
+        mem_mb=memory(1000),
+        runtime=minutes(15),
     message:
         "Evaluating {wildcards.variable} on the test split"
     script:
@@ -112,8 +127,13 @@ rule fairness:
         f"{RESULTS}/logs/fairness/{{variable}}.log",
     benchmark:
         f"{RESULTS}/benchmarks/fairness/{{variable}}.tsv"
+    group:
+        "answers_{variable}"
     conda:
         "../envs/environment.yaml"
+    resources:
+        mem_mb=memory(1000),
+        runtime=minutes(15),
     message:
         "Comparing groups in the answers of {wildcards.variable}"
     script:
@@ -147,8 +167,13 @@ rule insight:
         f"{RESULTS}/logs/insight/{{variable}}.log",
     benchmark:
         f"{RESULTS}/benchmarks/insight/{{variable}}.tsv"
+    group:
+        "answers_{variable}"
     conda:
         "../envs/environment.yaml"
+    resources:
+        mem_mb=memory(1000),
+        runtime=minutes(15),
     message:
         "Looking into the models of {wildcards.variable}"
     script:
@@ -171,8 +196,13 @@ rule verdicts:
         f"{RESULTS}/logs/verdicts.log",
     benchmark:
         f"{RESULTS}/benchmarks/verdicts.tsv"
+    group:
+        "bundle"
     conda:
         "../envs/environment.yaml"
+    resources:
+        mem_mb=memory(1000),
+        runtime=minutes(10),
     message:
         "Judging the models"
     script:
@@ -194,8 +224,13 @@ rule acceptance:
         f"{RESULTS}/logs/acceptance.log",
     benchmark:
         f"{RESULTS}/benchmarks/acceptance.tsv"
+    group:
+        "acceptance"
     conda:
         "../envs/environment.yaml"
+    resources:
+        mem_mb=memory(1000),
+        runtime=minutes(10),
     message:
         "Judging the gates"
     script:
@@ -207,8 +242,13 @@ rule accept:
         table=f"{RESULTS}/acceptance.tsv",
     log:
         f"{RESULTS}/logs/accept.log",
+    group:
+        "acceptance"
     conda:
         "../envs/environment.yaml"
+    resources:
+        mem_mb=memory(1000),
+        runtime=minutes(10),
     message:
         "Requiring that no gate fails"
     script:

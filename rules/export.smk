@@ -22,10 +22,13 @@ rule export:
         f"{RESULTS}/benchmarks/export/{{variable}}.tsv"
     wildcard_constraints:
         variable=one_of(SCALES),
+    group:
+        "export"
     conda:
         "../envs/environment.yaml"
     resources:
-        mem_mb=2000,
+        mem_mb=memory(1500),
+        runtime=minutes(30),
     message:
         "Exporting {wildcards.variable} to OpenVINO in three precisions"
     script:
@@ -55,10 +58,13 @@ rule export_paths:
         f"{RESULTS}/benchmarks/export/{{variable}}.tsv"
     wildcard_constraints:
         variable=one_of(HIERARCHIES),
+    group:
+        "export"
     conda:
         "../envs/environment.yaml"
     resources:
-        mem_mb=4000,
+        mem_mb=memory(4000),
+        runtime=minutes(60),
     message:
         "Exporting {wildcards.variable} to OpenVINO in three precisions"
     script:
@@ -91,10 +97,13 @@ rule export_transformer:
         f"{RESULTS}/benchmarks/export/{{variable}}.transformer.tsv"
     wildcard_constraints:
         variable=one_of(REGRESSIONS),
+    group:
+        "export"
     conda:
         "../envs/environment.yaml"
     resources:
-        mem_mb=4000,
+        mem_mb=memory(3000),
+        runtime=minutes(30),
     message:
         "Exporting the transformer of {wildcards.variable} to OpenVINO in three precisions"
     script:
@@ -119,10 +128,13 @@ rule export_sequence:
         f"{RESULTS}/benchmarks/export/{{variable}}.gru.tsv"
     wildcard_constraints:
         variable=one_of(SEQUENCES),
+    group:
+        "export"
     conda:
         "../envs/environment.yaml"
     resources:
-        mem_mb=2000,
+        mem_mb=memory(3000),
+        runtime=minutes(20),
     message:
         "Exporting the GRU of {wildcards.variable} to OpenVINO in three precisions"
     script:

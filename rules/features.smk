@@ -13,8 +13,13 @@ rule lexical:
         f"{RESULTS}/logs/lexical.log",
     benchmark:
         f"{RESULTS}/benchmarks/lexical.tsv"
+    group:
+        "features"
     conda:
         "../envs/environment.yaml"
+    resources:
+        mem_mb=memory(1000),
+        runtime=minutes(10),
     message:
         "Counting words of feeling"
     script:
@@ -33,8 +38,13 @@ rule inhibition:
         f"{RESULTS}/logs/inhibition.log",
     benchmark:
         f"{RESULTS}/benchmarks/inhibition.tsv"
+    group:
+        "features"
     conda:
         "../envs/environment.yaml"
+    resources:
+        mem_mb=memory(1000),
+        runtime=minutes(10),
     message:
         "Counting what holds feelings back"
     script:
@@ -56,11 +66,14 @@ rule embedding:
     benchmark:
         f"{RESULTS}/benchmarks/embedding.tsv"
     priority: 20
+    group:
+        "features"
     conda:
         "../envs/environment.yaml"
-    threads: workflow.cores or 1
+    threads: CORES
     resources:
-        mem_mb=4000,
+        mem_mb=memory(4000),
+        runtime=minutes(60),
     params:
         # Embeddings by content; no output, so that a rebuild embeds only new texts.
         cache=f"{RESULTS}/cache/embeddings.sqlite",
@@ -81,8 +94,13 @@ rule temporal:
         f"{RESULTS}/logs/temporal.log",
     benchmark:
         f"{RESULTS}/benchmarks/temporal.tsv"
+    group:
+        "features"
     conda:
         "../envs/environment.yaml"
+    resources:
+        mem_mb=memory(1000),
+        runtime=minutes(10),
     message:
         "Describing each owner's timeline"
     script:
@@ -109,10 +127,13 @@ rule folds:
         f"{RESULTS}/logs/folds.log",
     benchmark:
         f"{RESULTS}/benchmarks/folds.tsv"
+    group:
+        "features"
     conda:
         "../envs/environment.yaml"
     resources:
-        mem_mb=2000,
+        mem_mb=memory(2000),
+        runtime=minutes(15),
     message:
         "Laying out the features of each fold"
     script:

@@ -19,8 +19,13 @@ rule models:
     wildcard_constraints:
         variable=one_of(SCALES),
         base=one_of(TREES),
+    group:
+        trees_group
     conda:
         "../envs/environment.yaml"
+    resources:
+        mem_mb=memory(1500),
+        runtime=minutes(10),
     message:
         "Training {wildcards.base} of {wildcards.variable}"
     script:
@@ -44,8 +49,13 @@ rule models_paths:
     wildcard_constraints:
         variable=one_of(HIERARCHIES),
         base=one_of(PATH_TREES),
+    group:
+        trees_group
     conda:
         "../envs/environment.yaml"
+    resources:
+        mem_mb=memory(1500),
+        runtime=minutes(10),
     message:
         "Training {wildcards.base} of {wildcards.variable}"
     script:
@@ -72,9 +82,10 @@ rule models_transformer:
     priority: 10
     conda:
         "../envs/environment.yaml"
-    threads: workflow.cores or 1
+    threads: CORES
     resources:
-        mem_mb=4000,
+        mem_mb=memory(5000),
+        runtime=minutes(120),
     params:
         states=STATES,
     message:
@@ -103,10 +114,13 @@ rule models_sequence:
         f"{RESULTS}/benchmarks/models/{{variable}}/gru.tsv"
     wildcard_constraints:
         variable=one_of(SEQUENCES),
+    group:
+        "tuned_{variable}"
     conda:
         "../envs/environment.yaml"
     resources:
-        mem_mb=3000,
+        mem_mb=memory(2000),
+        runtime=minutes(60),
     message:
         "Training the GRU of {wildcards.variable}"
     script:

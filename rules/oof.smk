@@ -22,8 +22,13 @@ rule oof:
     wildcard_constraints:
         variable=one_of(SCALES),
         base=one_of(TREES),
+    group:
+        trees_group
     conda:
         "../envs/environment.yaml"
+    resources:
+        mem_mb=memory(1500),
+        runtime=minutes(15),
     message:
         "Predicting {wildcards.variable} out of fold by {wildcards.base}"
     script:
@@ -50,8 +55,13 @@ rule oof_paths:
     wildcard_constraints:
         variable=one_of(HIERARCHIES),
         base=one_of(PATH_TREES),
+    group:
+        trees_group
     conda:
         "../envs/environment.yaml"
+    resources:
+        mem_mb=memory(1500),
+        runtime=minutes(15),
     message:
         "Predicting {wildcards.variable} out of fold by {wildcards.base}"
     script:
@@ -79,9 +89,10 @@ rule oof_transformer:
     priority: 10
     conda:
         "../envs/environment.yaml"
-    threads: workflow.cores or 1
+    threads: CORES
     resources:
-        mem_mb=4000,
+        mem_mb=memory(6000),
+        runtime=minutes(240),
     params:
         states=STATES,
     message:
@@ -110,10 +121,13 @@ rule oof_sequence:
         f"{RESULTS}/benchmarks/oof/{{variable}}/gru.tsv"
     wildcard_constraints:
         variable=one_of(SEQUENCES),
+    group:
+        "tuned_{variable}"
     conda:
         "../envs/environment.yaml"
     resources:
-        mem_mb=3000,
+        mem_mb=memory(2000),
+        runtime=minutes(60),
     message:
         "Predicting {wildcards.variable} out of fold by the GRU"
     script:
@@ -146,8 +160,13 @@ rule audit_oof:
         f"{RESULTS}/logs/audit_oof/{{variable}}.log",
     benchmark:
         f"{RESULTS}/benchmarks/audit_oof/{{variable}}.tsv"
+    group:
+        "answers_{variable}"
     conda:
         "../envs/environment.yaml"
+    resources:
+        mem_mb=memory(1000),
+        runtime=minutes(10),
     message:
         "Searching the models of {wildcards.variable} for leaks"
     script:

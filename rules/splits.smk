@@ -34,8 +34,13 @@ rule splits:
         f"{RESULTS}/logs/splits.log",
     benchmark:
         f"{RESULTS}/benchmarks/splits.tsv"
+    group:
+        "features"
     conda:
         "../envs/environment.yaml"
+    resources:
+        mem_mb=memory(1000),
+        runtime=minutes(10),
     message:
         "Assigning owners to splits and folds"
     script:
@@ -58,8 +63,13 @@ rule audit_splits:
         f"{RESULTS}/logs/audit_splits.log",
     benchmark:
         f"{RESULTS}/benchmarks/audit_splits.tsv"
+    group:
+        "features"
     conda:
         "../envs/environment.yaml"
+    resources:
+        mem_mb=memory(1000),
+        runtime=minutes(10),
     message:
         "Searching the splits for leaks"
     script:
@@ -79,8 +89,13 @@ rule audit_timelines:
         f"{RESULTS}/logs/audit_timelines.log",
     benchmark:
         f"{RESULTS}/benchmarks/audit_timelines.tsv"
+    group:
+        "features"
     conda:
         "../envs/environment.yaml"
+    resources:
+        mem_mb=memory(1000),
+        runtime=minutes(10),
     message:
         "Searching the timelines for leaks"
     script:

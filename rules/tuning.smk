@@ -20,12 +20,14 @@ rule tuning:
     wildcard_constraints:
         variable=one_of(REGRESSIONS),
     priority: 10
+    group:
+        "tuned_{variable}"
     conda:
         "../envs/environment.yaml"
-    # One search per core; with more cores than searches, each gets its share.
-    threads: max(1, (workflow.cores or 1) // len(VARIABLES))
+    threads: SEARCH_CORES
     resources:
-        mem_mb=3000,
+        mem_mb=memory(2000),
+        runtime=minutes(120),
     params:
         # The live journal is no output: Snakemake removes the outputs of a killed job, and its trials
         # are what the next call resumes.
@@ -71,9 +73,10 @@ rule tuning_transformer:
     priority: 15
     conda:
         "../envs/environment.yaml"
-    threads: workflow.cores or 1
+    threads: CORES
     resources:
-        mem_mb=4000,
+        mem_mb=memory(6000),
+        runtime=minutes(480),
     params:
         cache=f"{RESULTS}/cache/tuning/{{variable}}",
         states=STATES,
@@ -109,10 +112,13 @@ rule tuning_sequence:
         f"{RESULTS}/benchmarks/tuning/{{variable}}.tsv"
     wildcard_constraints:
         variable=one_of(SEQUENCES),
+    group:
+        "tuned_{variable}"
     conda:
         "../envs/environment.yaml"
     resources:
-        mem_mb=3000,
+        mem_mb=memory(2000),
+        runtime=minutes(240),
     params:
         cache=f"{RESULTS}/cache/tuning/{{variable}}",
     message:

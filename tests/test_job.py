@@ -159,6 +159,68 @@ def test_an_orphan_does_not_begin(tmp_path: Path) -> None:
     assert done.stderr.strip() == f"the workflow run that started this job (process {ended.pid}) has ended"
 
 
+def claim(folder: Path) -> tuple[str, subprocess.Popen[str]]:
+    """What a run exports to its jobs, and the run itself: killed, it gives the folder back."""
+    code = (
+        f"import sys; sys.path.insert(0, {str(LIBRARY)!r}); import os, pathlib; from perceive import job\n"
+        f"lock = job.hold_run(pathlib.Path({str(folder)!r}))\n"
+        "print(os.environ[job.RUN], flush=True)\nsys.stdin.read()"
+    )
+    held = subprocess.Popen(
+        [sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    )
+    assert held.stdout
+    return held.stdout.readline().strip(), held
+
+
+def test_results_are_claimed_by_one_run_at_a_time_and_given_back_by_a_killed_one(tmp_path: Path) -> None:
+    name, held = claim(tmp_path)
+    with pytest.raises(BlockingIOError):
+        job.hold_run(tmp_path, patience=0)
+    assert name.split()[0] == (tmp_path / ".lock").read_text(), "who is refused leaves the owner's name"
+    held.kill()
+    held.wait()
+    again, held = claim(tmp_path)
+    held.kill()
+    held.wait()
+    assert again.split()[0] == (tmp_path / ".lock").read_text() != name.split()[0]
+
+
+def test_a_job_of_an_earlier_run_does_not_begin(tmp_path: Path) -> None:
+    names = []
+    for _ in range(2):
+        name, held = claim(tmp_path)
+        held.kill()
+        held.wait()
+        names.append(name)
+    work = "job.end_with_run()\nprint('worked')"
+    old, new = (run(tmp_path, work, **{job.RUN: name}) for name in names)
+    assert (old.returncode, old.stdout) == (1, "")
+    assert f"this job's run has ended, and another one has taken over {tmp_path}" in old.stderr
+    assert (new.returncode, new.stdout) == (0, "worked\n")
+    # As in a pod that has another file system, or where an interrupted write has left the file empty.
+    (tmp_path / ".lock").write_text("")
+    assert run(tmp_path, work, **{job.RUN: names[0]}).stdout == "worked\n"
+    (tmp_path / ".lock").unlink()
+    assert run(tmp_path, work, **{job.RUN: names[0]}).stdout == "worked\n"
+
+
+def test_a_job_outlives_its_killed_run_until_another_claims_the_results(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    name, held = claim(tmp_path)
+    held.kill()
+    held.wait()
+    monkeypatch.setenv(job.RUN, name)
+    work = "job.end_with_run()\ntime.sleep(60)"
+    with running(tmp_path, shell=None, named=False, work=work) as line:
+        assert not wait(lambda: not alive(line.job), 6)
+        _, held = claim(tmp_path)
+        assert wait(lambda: not alive(line.job), 8)
+        held.kill()
+        held.wait()
+
+
 def test_success_is_quiet_and_logged(tmp_path: Path) -> None:
     body = "logging.getLogger('perceive.x').info('halfway')\nwarnings.warn('a library murmurs', stacklevel=1)"
     done = run(tmp_path, body, **{job.RUNNER: str(os.getpid())})

@@ -21,6 +21,8 @@ if TYPE_CHECKING:
     import pandas as pd
 
 PathLike = str | os.PathLike[str]
+# Process ids are those of one machine, and a results folder may be shared by several.
+_HOST = re.sub(r"[^A-Za-z0-9]", "", os.uname().nodename)
 
 
 @contextmanager
@@ -34,7 +36,7 @@ def atomic_path(path: PathLike) -> Iterator[Path]:
     target = Path(path)
     target.parent.mkdir(parents=True, exist_ok=True)
     _remove_leftovers(target)
-    name = f".{target.stem}.{os.getpid()}-{uuid.uuid4().hex[:8]}.tmp{target.suffix}"
+    name = f".{target.stem}.{_HOST}-{os.getpid()}-{uuid.uuid4().hex[:8]}.tmp{target.suffix}"
     temporary = target.with_name(name)
     try:
         yield temporary
@@ -55,8 +57,10 @@ def file_sha256(path: PathLike) -> str:
 
 
 def _remove_leftovers(target: Path) -> None:
-    """Remove the temporary files beside ``target`` whose writers are dead."""
-    name = re.compile(rf"\.{re.escape(target.stem)}\.(\d+)-[0-9a-f]{{8}}\.tmp{re.escape(target.suffix)}")
+    """Remove the temporary files beside ``target`` whose writers, on this machine, are dead."""
+    name = re.compile(
+        rf"\.{re.escape(target.stem)}\.{_HOST}-(\d+)-[0-9a-f]{{8}}\.tmp{re.escape(target.suffix)}"
+    )
     with os.scandir(target.parent) as entries:
         found = [(entry.path, match[1]) for entry in entries if (match := name.fullmatch(entry.name))]
     for path, pid in found:

@@ -10,6 +10,7 @@ import signal
 import sys
 import threading
 import time
+import uuid
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -21,6 +22,9 @@ from perceive.io import write_json
 PR_SET_PDEATHSIG = 1
 RUNNER = "PERCEIVE_RUNNER"
 """Environment variable with the id of the process that runs the workflow; see `lead_jobs`."""
+
+RUN = "PERCEIVE_RUN"
+"""Environment variable with a run's name and the lock file that holds it; see `hold_run`."""
 
 SHELLS = frozenset({"sh", "bash", "dash", "zsh", "ksh", "ash"})
 log = logging.getLogger(__name__)
@@ -61,6 +65,9 @@ def lead_jobs() -> None:
 def hold_run(results: Path, patience: float = 5.0) -> IO[str]:
     """Take the lock of the one run that may write to ``results``; it ends with this process, however it ends.
 
+    The lock file holds the run's name, for jobs on other machines, which outlive a killed run: see
+    `end_with_run`.
+
     Parameters
     ----------
     results : Path
@@ -71,28 +78,44 @@ def hold_run(results: Path, patience: float = 5.0) -> IO[str]:
     ------
     BlockingIOError
         If another run holds it.
+    OSError
+        If the file system has no locks.
     """
     results.mkdir(parents=True, exist_ok=True)
-    handle = open(results / ".lock", "w")  # noqa: SIM115 (held until the process ends)
+    # Not emptied: the name of who holds it stands there.
+    handle = open(results / ".lock", "a", encoding="utf-8")  # noqa: SIM115 (held until the process ends)
     end = time.monotonic() + patience
     while True:
         try:
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            return handle
+            break
         except BlockingIOError:
             if time.monotonic() > end:
+                handle.close()
                 raise
             time.sleep(0.1)
+        except OSError as error:
+            handle.close()
+            raise OSError(
+                f"{results} lies on a file system without locks ({error}); "
+                "Lustre has them when mounted with flock"
+            ) from error
+    name = uuid.uuid4().hex
+    handle.truncate(0)
+    handle.write(name)
+    handle.flush()
+    os.environ[RUN] = f"{name} {Path(handle.name).resolve()}"
+    return handle
 
 
 @contextmanager
 def no_run(results: Path) -> Iterator[bool]:
-    """Whether no run writes to ``results``; none begins before the block ends."""
+    """Whether no run writes to ``results`` (as far as is known); none begins before the block ends."""
     results.mkdir(parents=True, exist_ok=True)
     with open(results / ".lock", "a") as handle:
         try:
             fcntl.flock(handle, fcntl.LOCK_SH | fcntl.LOCK_NB)
-        except BlockingIOError:
+        except OSError:
             yield False
         else:
             yield True
@@ -133,6 +156,42 @@ def die_with_parent() -> None:
                 os.kill(os.getpid(), signal.SIGKILL)
 
     threading.Thread(target=watch, daemon=True, name="watch-parent").start()
+
+
+def end_with_run() -> None:
+    """End this process when another run has claimed the results; the Snakefile calls it in a cluster's job.
+
+    A batch system goes on with what a killed Snakemake has submitted, and the next call submits it again. Of
+    two jobs with the same outputs only that of the folder's owner may write, or remove them when it fails:
+    therefore it is the job's Snakemake that ends, and its scripts end with it (`die_with_parent`). It looks
+    every five seconds; where the environment or the file does not reach it, it goes on as if there were no
+    other run.
+
+    Raises
+    ------
+    RuntimeError
+        If the folder belongs to another run already.
+    """
+    name, _, lock = os.environ.get(RUN, "").partition(" ")
+    if not name:
+        return
+
+    def claimed_by_another() -> bool:
+        try:
+            # Empty for a moment, while a run puts its name there.
+            return Path(lock).read_text(encoding="utf-8") not in ("", name)
+        except OSError:
+            return False
+
+    if claimed_by_another():
+        raise RuntimeError(f"this job's run has ended, and another one has taken over {Path(lock).parent}")
+
+    def watch() -> None:
+        while not claimed_by_another():
+            time.sleep(5)
+        os.kill(os.getpid(), signal.SIGKILL)
+
+    threading.Thread(target=watch, daemon=True, name="watch-run").start()
 
 
 def run(main: Callable[[Any], Iterable[Path] | None], snakemake: Any) -> None:
