@@ -1,4 +1,4 @@
-# Input functions that the rules share: state files (see perceive/state.py), files that settings name.
+# What the rules share: state files (see perceive/state.py), what jobs need, inputs that settings decide.
 
 
 def code(script):
@@ -126,3 +126,31 @@ def served(wildcards):
         network = f"{RESULTS}/models/{name}/{BASES[name][-1]}"
         found += [f"{network}/model.safetensors", f"{network}/model.json"]
     return found
+
+
+def write_state():
+    """Bring the state files up to date, after what was damaged since it was made has been set aside."""
+    with no_run(Path(RESULTS)) as still:
+        for sentence in set_aside(Path(RESULTS) / "state") if still else []:
+            logger.warning(sentence)
+    state = StateWriter(Path(RESULTS), REPOSITORY)
+    slices = configuration.slices(SETTINGS)
+    slices["ingest"]["annotations"] = CORPUS.model_dump(mode="json")["annotations"]
+    state.write_config(slices)
+    state.write_code(SCRIPTS, REPOSITORY / "envs" / "requirements.lock")
+    state.write_ledger(Path(LEDGER), Path(RESULTS) / "splits" / "ledger.sha256")
+    if SETTINGS.corpus.annotations:
+        state.write_data(
+            FILES,
+            [slices["ingest"], Path(code("items")).read_text()],
+            lambda: content_digests(CORPUS, Path.cwd()),
+        )
+    else:
+        parts = [
+            "items",
+            *(f"items/{column}" for column in READ_COLUMNS),
+            *(f"{of}/{name}" for of in ("labels", "ratings") for name in EVERY_VARIABLE),
+        ]
+        # The generated file itself is an input; what else reading it depends on is the taxonomy.
+        digest = file_sha256(TAXONOMY) if TAXONOMY else "any path"
+        state.write_data([], ["synthetic", parts, digest], lambda: dict.fromkeys(parts, digest))
