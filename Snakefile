@@ -21,10 +21,14 @@ min_version("9.27")
 configfile: f"{workflow.basedir}/config/config.yaml"
 
 
+report: "resources/report/captions/workflow.rst"
+
+
 REPOSITORY = Path(workflow.basedir)
 sys.path.insert(0, str(REPOSITORY / "workflow_scripts"))
 from perceive import config as configuration
 from perceive.corpus.reader import READ_COLUMNS, CorpusError, content_digests, input_files, taxonomy_path
+from perceive.evaluation import PLOTS
 from perceive.export import PRECISIONS
 from perceive.integrity import set_aside
 from perceive.io import file_sha256
@@ -59,14 +63,6 @@ BASES = {
     **dict.fromkeys(REGRESSIONS, [*TREES, "transformer"]),
     **dict.fromkeys(SEQUENCES, [*TREES, "gru"]),
     **dict.fromkeys(HIERARCHIES, [*PATH_TREES, "transformer"]),
-}
-PLOTS = ["reliability", "residuals", "slices", "baselines"]
-SEQUENCE_PLOTS = [*PLOTS, "timelines", "history"]
-PATH_PLOTS = ["reliability", "confusion", "confusions", "slices", "baselines"]
-PLOTS_OF = {
-    **dict.fromkeys(REGRESSIONS, PLOTS),
-    **dict.fromkeys(SEQUENCES, SEQUENCE_PLOTS),
-    **dict.fromkeys(HIERARCHIES, PATH_PLOTS),
 }
 PORTRAIT = ["counts", "labels", "moods", "agreement", "invoked_expressed"]
 
@@ -135,6 +131,9 @@ SCRIPTS = {
     "latency": [],
     "assembly": ["resources/lexicons", "resources/anchors.tsv"],
     "bundle": [],
+    "report": ["resources/report"],
+    "model_card": ["resources/report"],
+    "data_card": [],
 }
 
 
@@ -185,22 +184,17 @@ include: "rules/calibration.smk"
 include: "rules/evaluation.smk"
 include: "rules/export.smk"
 include: "rules/bundle.smk"
+include: "rules/report.smk"
 
 
 rule all:
     default_target: True
     input:
-        f"{RESULTS}/corpus/summary.json",
+        f"{RESULTS}/report/index.html",
         f"{RESULTS}/corpus/review.csv",
-        expand(f"{RESULTS}/corpus/{{plot}}.png", plot=PORTRAIT),
-        f"{RESULTS}/acceptance.tsv",
-        f"{RESULTS}/acceptance.json",
-        [f"{RESULTS}/evaluation/{name}/{plot}.png" for name in VARIABLES for plot in PLOTS_OF[name]],
-        [f"{RESULTS}/fairness/{name}.png" for name in VARIABLES],
-        [f"{RESULTS}/insight/{name}.json" for name in VARIABLES],
+        f"{RESULTS}/corpus/croissant.json",
+        [f"{RESULTS}/cards/{name}.md" for name in VARIABLES],
         [path for name in VARIABLES for path in exports(name)],
-        f"{RESULTS}/bundle/manifest.json",
-        f"{RESULTS}/serving/latency.json",
 
 
 # Every variable's name is a target: its export and what that needs, no more.
@@ -231,5 +225,5 @@ onsuccess:
     acceptance = Path(RESULTS) / "acceptance.tsv"
     if acceptance.exists():
         print(
-            f"\n{summary_text(read_acceptance(acceptance))}\n\nResults: {RESULTS}/ (models: {RESULTS}/export/)\n"
+            f"\n{summary_text(read_acceptance(acceptance))}\n\nLook at {RESULTS}/report/index.html; what to deploy is {RESULTS}/bundle/\n"
         )

@@ -107,7 +107,7 @@ rule latency:
         code=code("latency"),
     output:
         report=f"{RESULTS}/serving/latency.json",
-        plot=f"{RESULTS}/serving/latency.png",
+        plot=shown(f"{RESULTS}/serving/latency.png", "Deployment", plot="latency"),
     log:
         f"{RESULTS}/logs/latency.log",
     benchmark:

@@ -50,6 +50,20 @@ def trees_group(wildcards):
     return f"{'answers' if wildcards.variable in SEQUENCES else 'tuned'}_{wildcards.variable}"
 
 
+def shown(path, category, **labels):
+    """An output that `snakemake --report` shows, with the caption of its category."""
+    caption = REPOSITORY / "resources" / "report" / "captions" / f"{category.lower()}.rst"
+    return report(path, caption=str(caption), category=category, labels=labels)
+
+
+def evaluation_plots(kind):
+    """Plots of the evaluation of a kind of variable."""
+    return [
+        shown(f"{RESULTS}/evaluation/{{variable}}/{plot}.png", "Quality", variable="{variable}", plot=plot)
+        for plot in PLOTS[kind]
+    ]
+
+
 def one_of(names):
     """A wildcard's constraint."""
     return "|".join(names)

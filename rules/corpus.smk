@@ -193,7 +193,7 @@ rule portrait:
         settings=settings("portrait"),
         code=code("portrait"),
     output:
-        plots=expand(f"{RESULTS}/corpus/{{plot}}.png", plot=PORTRAIT),
+        plots=[shown(f"{RESULTS}/corpus/{plot}.png", "Data", plot=plot) for plot in PORTRAIT],
     log:
         f"{RESULTS}/logs/portrait.log",
     benchmark:

@@ -20,7 +20,7 @@ rule evaluation:
     output:
         metrics=f"{RESULTS}/evaluation/{{variable}}/metrics.json",
         predictions=f"{RESULTS}/evaluation/{{variable}}/predictions.parquet",
-        plots=expand(f"{RESULTS}/evaluation/{{{{variable}}}}/{{plot}}.png", plot=PLOTS),
+        plots=evaluation_plots("regression"),
     log:
         f"{RESULTS}/logs/evaluation/{{variable}}.log",
     benchmark:
@@ -56,7 +56,7 @@ rule evaluation_sequence:
     output:
         metrics=f"{RESULTS}/evaluation/{{variable}}/metrics.json",
         predictions=f"{RESULTS}/evaluation/{{variable}}/predictions.parquet",
-        plots=expand(f"{RESULTS}/evaluation/{{{{variable}}}}/{{plot}}.png", plot=SEQUENCE_PLOTS),
+        plots=evaluation_plots("sequence"),
     log:
         f"{RESULTS}/logs/evaluation/{{variable}}.log",
     benchmark:
@@ -92,7 +92,7 @@ rule evaluation_paths:
     output:
         metrics=f"{RESULTS}/evaluation/{{variable}}/metrics.json",
         predictions=f"{RESULTS}/evaluation/{{variable}}/predictions.parquet",
-        plots=expand(f"{RESULTS}/evaluation/{{{{variable}}}}/{{plot}}.png", plot=PATH_PLOTS),
+        plots=evaluation_plots("hierarchy"),
     log:
         f"{RESULTS}/logs/evaluation/{{variable}}.log",
     benchmark:
@@ -122,7 +122,7 @@ rule fairness:
     output:
         fairness=f"{RESULTS}/fairness/{{variable}}.json",
         worst=f"{RESULTS}/fairness/{{variable}}.worst.csv",
-        plot=f"{RESULTS}/fairness/{{variable}}.png",
+        plot=shown(f"{RESULTS}/fairness/{{variable}}.png", "Fairness", variable="{variable}"),
     log:
         f"{RESULTS}/logs/fairness/{{variable}}.log",
     benchmark:
@@ -160,9 +160,15 @@ rule insight:
         code=code("insight"),
     output:
         insight=f"{RESULTS}/insight/{{variable}}.json",
-        features=f"{RESULTS}/insight/{{variable}}.features.png",
-        search=f"{RESULTS}/insight/{{variable}}.search.png",
-        weights=f"{RESULTS}/insight/{{variable}}.weights.png",
+        features=shown(
+            f"{RESULTS}/insight/{{variable}}.features.png", "Insight", variable="{variable}", plot="features"
+        ),
+        search=shown(
+            f"{RESULTS}/insight/{{variable}}.search.png", "Insight", variable="{variable}", plot="search"
+        ),
+        weights=shown(
+            f"{RESULTS}/insight/{{variable}}.weights.png", "Insight", variable="{variable}", plot="weights"
+        ),
     log:
         f"{RESULTS}/logs/insight/{{variable}}.log",
     benchmark:
@@ -218,7 +224,7 @@ rule acceptance:
         settings=settings("acceptance"),
         code=code("acceptance"),
     output:
-        table=f"{RESULTS}/acceptance.tsv",
+        table=shown(f"{RESULTS}/acceptance.tsv", "Verdict", table="gates"),
         json=f"{RESULTS}/acceptance.json",
     log:
         f"{RESULTS}/logs/acceptance.log",

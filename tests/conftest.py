@@ -37,6 +37,8 @@ LAYERS, WIDTH = 3, 32
 LETTERS = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ.,!?"
 
 
+# First of all such hooks: pytest-xdist's own reads the groups.
+@pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """For two processes (``-n 2``): one has all that needs the built project, and begins with it.
 

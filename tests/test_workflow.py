@@ -179,7 +179,7 @@ def test_no_text_and_no_owner_leaves_the_corpus_folder(project: Project) -> None
     for path in project.results.rglob("*"):
         inside = path.relative_to(project.results).parts[0]
         if (
-            path.suffix in {".log", ".json", ".tsv", ".csv", ".txt", ".xml", ".journal"}
+            path.suffix in {".log", ".json", ".tsv", ".csv", ".txt", ".xml", ".journal", ".html", ".md"}
             and inside != "corpus"
         ):
             content = path.read_text(errors="replace")
@@ -193,7 +193,7 @@ def test_no_text_and_no_owner_leaves_the_corpus_folder(project: Project) -> None
 def test_nothing_can_run_code_on_load(project: Project) -> None:
     allowed = {
         ".parquet", ".json", ".jsonl", ".npy", ".txt", ".safetensors", ".xml", ".bin", ".tsv", ".csv", ".png",
-        ".log", ".journal", ".lock", ".sqlite", ".sha256", "",
+        ".log", ".journal", ".lock", ".sqlite", ".sha256", ".html", ".md", "",
     }  # fmt: skip
     files = [path for path in project.results.rglob("*") if path.is_file()]
     assert {path.suffix for path in files} <= allowed

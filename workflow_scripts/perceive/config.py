@@ -845,6 +845,11 @@ def slices(settings: Settings) -> dict[str, Any]:
             for language in encoders
         },
     }
+    parts["report"] = {
+        "variables": list(settings.variables),
+        "source": {"name": settings.corpus.name, **dump["corpus"]["source"]},
+        "encoder": dump["encoders"][settings.transformer.encoder]["model"],
+    }
     parts["latency"] = {**parts["serving"], "repeats": dump["export"]["latency_repeats"]}
     parts["bundle"] = {
         **dump["bundle"],

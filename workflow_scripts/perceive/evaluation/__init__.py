@@ -51,6 +51,23 @@ PATH_METRICS: dict[str, str] = {
 """Metrics of the whole path."""
 
 
+METRICS: dict[str, tuple[str, ...]] = {
+    "regression": ("rmse", "mae", "pearson", "spearman", "ece"),
+    "sequence": ("rmse", "mae", "temporal_r", "between_r", "ece"),
+    "hierarchy": (
+        "macro_f1_core", "macro_f1_nuance", "hierarchical_f1", "exact_path", "path_validity", "ece_core",
+    ),
+}  # fmt: skip
+"""Metrics that the report's tables show, by the kind of variable; the artifact has more."""
+
+PLOTS: dict[str, tuple[str, ...]] = {
+    "regression": ("reliability", "residuals", "slices", "baselines"),
+    "sequence": ("reliability", "residuals", "slices", "baselines", "timelines", "history"),
+    "hierarchy": ("reliability", "confusion", "confusions", "slices", "baselines"),
+}
+"""Plots of an evaluation, by the kind of variable."""
+
+
 def level_metric(metric: str) -> tuple[str, str] | None:
     """Metric and level that a name such as ``macro_f1_core`` is made of; None for other names."""
     for of_level in LEVEL_METRICS:

@@ -19,6 +19,8 @@ from perceive.figures import COLUMN_LABELS
 
 BUNDLE = "bundle"
 """Stands for the variable in the rows of what is deployed."""
+ERRORS = frozenset({"group_gap", "leaks", "parity_rmse", "p50_ms"})
+"""Metrics of this module of which less is better."""
 COLUMNS = (*ACCEPTANCE_COLUMNS[:10], "ceiling_share", "baseline_gain", *ACCEPTANCE_COLUMNS[10:])
 
 Row = dict[str, Any]
@@ -179,7 +181,7 @@ def completed(table: pd.DataFrame, rows: Iterable[Row] = ()) -> pd.DataFrame:
         numbers = ["threshold", "value", "low", "high", "baseline_value", "ceiling"]
         added = added.astype(dict.fromkeys(numbers, "float64"))
         table = added if table.empty else pd.concat([table, added], ignore_index=True)
-    lower = np.array([metric in _ERRORS or lower_is_better(metric) for metric in table["metric"]], dtype=bool)
+    lower = np.array([metric in ERRORS or lower_is_better(metric) for metric in table["metric"]], dtype=bool)
     value, ceiling, baseline = (
         table[name].to_numpy(np.float64) for name in ("value", "ceiling", "baseline_value")
     )
@@ -192,9 +194,6 @@ def completed(table: pd.DataFrame, rows: Iterable[Row] = ()) -> pd.DataFrame:
     order[BUNDLE] = len(order)
     place = table["variable"].map(order)
     return table.iloc[np.argsort(place.to_numpy(), kind="stable")][list(COLUMNS)].reset_index(drop=True)
-
-
-_ERRORS = frozenset({"group_gap", "leaks", "parity_rmse", "p50_ms"})
 
 
 def as_json(table: pd.DataFrame) -> dict[str, Any]:
