@@ -307,7 +307,7 @@ def changed_slices(raw: dict[str, Any]) -> set[str]:
         ({"agreement": {"kappa": 0.6}}, {"agreement", "verdicts"}),
         ({"splits": {"near_duplicates": {"threshold": 0.9}}}, {"splits"}),
         ({"corpus": {"default_language": "hinglish"}}, {"ingest", "bundle"}),
-        ({"corpus": {"name": "other"}}, {"ingest", "splits", "bundle"}),
+        ({"corpus": {"name": "other"}}, {"ingest", "splits", "bundle", "report"}),
         ({"corpus": {"annotations": [{"file": "a", "constants": {"split": "test"}}]}}, {"ingest"}),
         ({"corpus": {"header": ["id", "text"]}}, {"ingest"}),
         ({"corpus": {"labels": {"invoked": {"values": {17: "Happy"}}}}}, {"ingest"}),

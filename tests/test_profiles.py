@@ -68,7 +68,7 @@ def test_no_job_took_more_than_it_asks_for(project: Project) -> None:
         for variable in variables_of(block):
             for base in ("lx", "eb", "tm", "full"):
                 path = pattern.replace("{{variable}}", variable).replace("{{base}}", base)
-                found = project.results / path.replace("{{language}}", "en")
+                found = project.results / path.replace("{{language}}", "en").replace("{{column}}", "text")
                 if found.is_file():
                     took = pd.read_csv(found, sep="\t")
                     assert took["max_rss"].max() < 0.8 * memory, found

@@ -170,9 +170,9 @@ class Cite:
         )
 
     def key(self, file: str, *keys: Key) -> Markup:
-        """The last of the keys, which an artifact has: a slice's name, a length."""
-        return Markup('<data value="{0}" data-source="{1}#{2}" class="key">{0}</data>').format(
-            str(keys[-1]), file, pointer(keys)
+        """The last of the keys, a group's name; the source is the object that has it."""
+        return Markup('<data value="{0}" data-source="{1}#{2}">{0}</data>').format(
+            str(keys[-1]), file, pointer(keys[:-1])
         )
 
     def estimate(self, file: str, *keys: Key, style: str = "3") -> Markup:
@@ -301,7 +301,7 @@ def quality_plot(path: PathLike, gates: Sequence[Mapping[str, Any]], variables: 
         axes.axvline(0, color=GREY, linestyle=":")
         axes.axvline(1, color=GREY, linestyle="-")
         axes.set_yticks(range(len(drawn)), [name for name, *_ in drawn])
-        axes.set_ylim(len(drawn) - 0.5, -0.5)
+        axes.set_ylim(max(len(drawn), 1) - 0.5, -0.5)
         axes.set_xticks([0, 1], ["best naive\nbaseline", "noise ceiling\nof the labels"])
         if drawn:
             axes.legend(
