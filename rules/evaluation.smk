@@ -224,7 +224,7 @@ rule acceptance:
         settings=settings("acceptance"),
         code=code("acceptance"),
     output:
-        table=shown(f"{RESULTS}/acceptance.tsv", "Verdict", table="gates"),
+        table=shown(f"{RESULTS}/acceptance.tsv", "Verdict", what="gates"),
         json=f"{RESULTS}/acceptance.json",
     log:
         f"{RESULTS}/logs/acceptance.log",

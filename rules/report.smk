@@ -36,9 +36,9 @@ rule report:
         settings=settings("report"),
         code=code("report"),
     output:
-        page=shown(f"{RESULTS}/report/index.html", "Verdict", page="report"),
+        page=shown(f"{RESULTS}/report/index.html", "Verdict", what="report"),
         provenance=f"{RESULTS}/report/provenance.json",
-        quality=shown(f"{RESULTS}/report/quality.png", "Verdict", plot="quality"),
+        quality=shown(f"{RESULTS}/report/quality.png", "Verdict", what="quality"),
     log:
         f"{RESULTS}/logs/report.log",
     benchmark:
