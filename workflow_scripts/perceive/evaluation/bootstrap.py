@@ -1,8 +1,8 @@
 """Confidence intervals from a bootstrap over owners.
 
 The texts of one person resemble one another, so rows are not independent, and an interval that resamples rows
-is too narrow. Whole owners are drawn with replacement instead (the cluster bootstrap), and the percentiles of
-the metric over the draws are its interval.
+is too narrow. Whole owners are drawn with replacement instead (the cluster bootstrap), and percentiles of the
+metric over the draws, a little further out where owners are few (:func:`expanded_level`), are its interval.
 
 A draw is a vector of counts, one per owner. Every metric here is computed exactly from those counts as
 weights, for a block of draws at a time: RMSE, MAE, R2 and Pearson from sums per owner, Spearman from weighted
@@ -22,6 +22,7 @@ from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
+from scipy.special import ndtr, stdtrit
 
 from perceive.evaluation import LOWER_IS_BETTER
 from perceive.evaluation.metrics import (
@@ -59,6 +60,32 @@ def percentile_interval(replicates: ArrayLike, level: float = LEVEL) -> tuple[fl
         return np.nan, np.nan
     low, high = np.quantile(defined, [(1 - level) / 2, (1 + level) / 2])
     return float(low), float(high)
+
+
+def expanded_level(level: float, sizes: ArrayLike) -> float:
+    """Level of the percentiles that cover ``level``: the expanded percentile interval.
+
+    Percentiles of the bootstrap are too narrow for few clusters: by the factor of sqrt((n - 1) / n), and by
+    the normal quantile in the place of Student's. n is the effective number of owners, since one owner with
+    half of the rows counts as few. With 13 equal owners 95 % become 97.7 %, with 120 they are 95.3 %.
+
+    Parameters
+    ----------
+    level : float
+    sizes : array of shape (owners,)
+        Rows of each owner.
+
+    References
+    ----------
+    Hesterberg, What Teachers Should Know About the Bootstrap, The American Statistician 69(4), 2015, 5.3;
+    Kish, Survey Sampling, 1965, 11.7 (the effective number).
+    """
+    rows = np.asarray(sizes, dtype=np.float64)
+    owners = rows.sum() ** 2 / max(float(rows @ rows), 1.0)
+    if owners <= 1:
+        return level
+    t = stdtrit(owners - 1, (1 + level) / 2)
+    return float(2 * ndtr(np.sqrt(owners / (owners - 1)) * t) - 1)
 
 
 class OwnerBootstrap:
@@ -168,8 +195,8 @@ class OwnerBootstrap:
         return values
 
     def interval(self, replicates: ArrayLike) -> tuple[float, float]:
-        """:func:`percentile_interval` at this object's level."""
-        return percentile_interval(replicates, self.level)
+        """:func:`percentile_interval` that covers this object's level with its owners."""
+        return percentile_interval(replicates, expanded_level(self.level, np.bincount(self._codes)))
 
     def estimates(
         self, observed: ArrayLike, predicted: ArrayLike, metrics: Iterable[str] = tuple(REGRESSION_METRICS)
@@ -204,7 +231,7 @@ def bootstrap_interval(
     seed: int = SEED,
     level: float = LEVEL,
 ) -> tuple[float, float]:
-    """Percentile interval (low, high) of one metric over resampled owners; NaN with fewer than two owners."""
+    """Interval (low, high) of one metric over resampled owners; NaN with fewer than two owners."""
     bootstrap = OwnerBootstrap(owners, n, seed, level)
     return bootstrap.interval(bootstrap.replicates(observed, predicted, [metric])[metric])
 

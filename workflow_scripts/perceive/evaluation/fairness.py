@@ -20,7 +20,13 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from perceive.evaluation.bootstrap import N_BOOTSTRAP, SEED, OwnerBootstrap, percentile_interval
+from perceive.evaluation.bootstrap import (
+    N_BOOTSTRAP,
+    SEED,
+    OwnerBootstrap,
+    expanded_level,
+    percentile_interval,
+)
 from perceive.evaluation.evaluate import MIN_SLICE_OWNERS, MIN_SLICE_ROWS
 from perceive.evaluation.metrics import json_safe
 from perceive.figures import BLUE, COLUMN_LABELS, GREY, ORANGE, PathLike, new_figure
@@ -101,14 +107,15 @@ def measure_fairness(
             continue
         names = about[column].astype("object").where(about[column].notna(), None).to_numpy()
         known = sorted({str(name) for name in names if name is not None}, key=_order)
-        found, drawn = {}, {}
+        found, drawn, levels = {}, {}, {}
         for name in known:
             rows = np.array([other is not None and str(other) == name for other in names])
             one: dict[str, Any] = {"n": int(rows.sum()), "owners": len(np.unique(bootstrap.codes[rows]))}
             if one["n"] >= MIN_SLICE_ROWS and one["owners"] >= MIN_SLICE_OWNERS:
                 values, replicates = _group(errors, bootstrap, rows)
+                levels[name] = expanded_level(bootstrap.level, np.bincount(bootstrap.codes[rows]))
                 for key in ("error", "bias"):
-                    low, high = percentile_interval(replicates[key], bootstrap.level)
+                    low, high = percentile_interval(replicates[key], levels[name])
                     one[key] = {"value": values[key], "low": low, "high": high}
                 drawn[name] = replicates["error"]
             found[name] = one
@@ -116,7 +123,7 @@ def measure_fairness(
         if len(drawn) > 1:
             ranked = sorted(drawn, key=lambda name: found[name]["error"]["value"])
             best, worst = ranked[0], ranked[-1]
-            low, high = percentile_interval(drawn[worst] - drawn[best], bootstrap.level)
+            low, high = percentile_interval(drawn[worst] - drawn[best], max(levels[worst], levels[best]))
             value = found[worst]["error"]["value"] - found[best]["error"]["value"]
             gaps[column] = {"worst": worst, "best": best, "value": value, "low": low, "high": high}
             gaps[column]["groups"] = len(drawn)
