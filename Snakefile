@@ -21,7 +21,7 @@ min_version("9.27")
 configfile: f"{workflow.basedir}/config/config.yaml"
 
 
-report: "resources/report/captions/workflow.rst"
+report: "resources/captions/workflow.rst"
 
 
 REPOSITORY = Path(workflow.basedir)

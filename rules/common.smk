@@ -52,7 +52,7 @@ def trees_group(wildcards):
 
 def shown(path, category, **labels):
     """An output that `snakemake --report` shows, with the caption of its category."""
-    caption = REPOSITORY / "resources" / "report" / "captions" / f"{category.lower()}.rst"
+    caption = REPOSITORY / "resources" / "captions" / f"{category.lower()}.rst"
     return report(path, caption=str(caption), category=category, labels=labels)
 
 

@@ -308,10 +308,10 @@ def test_what_changes_what(tmp_path):
         "labels/arousal",
         "ratings/arousal",
     }
-    assert after(2, text="another") == {"items", "texts"}
+    assert after(2, text="another") == {"items", "items/text"}
     assert after(2, reader=4) == set() and after(2, reader=1) == {"labels/congruence"}
-    assert after(3, owner_id="p") == {"items", "owners", "labels/comparator", "rejects"}
-    assert after(3, timestamp=1_700_000_001) == {"items", "owners", "labels/comparator"}
+    assert after(3, owner_id="p") == {"items", "items/owner_id", "labels/comparator", "rejects"}
+    assert after(3, timestamp=1_700_000_001) == {"items", "items/timestamp", "labels/comparator"}
     # What is edited in corpus.derived alone reaches the variable alone (and the counts).
     last = {**AGREED, "comparator": {"formula": "abs(valence - last(valence))"}}
     assert changed_parts(tmp_path, (records, BOTH), (records, last)) == {"labels/comparator"}

@@ -343,17 +343,19 @@ def test_a_missing_or_emptied_list_is_named(tmp_path):
 
 def test_the_script_writes_a_row_an_item(tmp_path):
     texts, languages = ["I'm totally fine 🙃", "shayad", "plain"], ["en", "hinglish", "en"]
-    items = pd.DataFrame({"item_id": ["c", "a", "b"], "text": texts, "language": languages})
-    io.write_parquet(tmp_path / "items.parquet", items)
+    items = pd.DataFrame({"item_id": ["a", "b", "c"], "text": texts, "language": languages})
+    columns = [tmp_path / f"{name}.parquet" for name in ("text", "language")]
+    for path in columns:
+        io.write_parquet(path, items[["item_id", path.stem]])
     (tmp_path / "lexical.json").write_text('{"licensed_lexicons": {}}', encoding="utf-8")
     script.main(
         SimpleNamespace(
-            input=SimpleNamespace(corpus=tmp_path / "items.parquet", settings=tmp_path / "lexical.json"),
+            input=SimpleNamespace(columns=columns, settings=tmp_path / "lexical.json"),
             output=SimpleNamespace(features=tmp_path / "inhibition.parquet"),
         )
     )
     written = pd.read_parquet(tmp_path / "inhibition.parquet")
-    assert list(written) == ["item_id", *CUES] and list(written["item_id"]) == ["c", "a", "b"]
+    assert list(written) == ["item_id", *CUES] and list(written["item_id"]) == ["a", "b", "c"]
     np.testing.assert_array_equal(written[list(CUES)].to_numpy(), EXTRACTOR.transform(texts, languages))
 
 

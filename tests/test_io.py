@@ -237,3 +237,19 @@ def test_the_hash_of_a_file_is_that_of_its_content(tmp_path: Path, size: int) ->
     content = bytes(range(256)) * (size // 256 + 1)
     (tmp_path / "x").write_bytes(content[:size])
     assert io.file_sha256(tmp_path / "x") == hashlib.sha256(content[:size]).hexdigest()
+
+
+def test_columns_of_the_items_come_together_by_item(tmp_path: Path) -> None:
+    table = pd.DataFrame(
+        {"item_id": ["a", "b", "c"], "language": ["en", "hinglish", "en"], "text": ["x", "y", "z"]}
+    )
+    paths = [tmp_path / f"{name}.parquet" for name in ("text", "language")]
+    for path in paths:
+        io.write_parquet(path, table[["item_id", path.stem]])
+    assert io.read_items(paths).equals(table[["item_id", "text", "language"]].astype("str"))
+    # Two rounds that do not belong together.
+    io.write_parquet(paths[1], table[["item_id", "language"]].iloc[:2])
+    with pytest.raises(
+        ValueError, match=r"language\.parquet has other items than .*text\.parquet; delete both"
+    ):
+        io.read_items(paths)

@@ -209,7 +209,7 @@ class Corpus:
 
     def run(self) -> dict[str, pd.DataFrame]:
         inputs = {
-            "corpus": self.items,
+            "language": self.items,
             "split_items": self.split_items,
             "lexical": self.lexical,
             "embedding": self.embedding,
@@ -225,6 +225,7 @@ class Corpus:
             projection=str(self.folder / "projection.safetensors"),
         )
         paths = SimpleNamespace(**{name: str(self.folder / f"{name}.parquet") for name in inputs})
+        paths.columns = [paths.language]
         script("folds").main(SimpleNamespace(input=paths, output=outputs))
         written = [*outputs.train, *outputs.val, *final]
         found = {

@@ -9,11 +9,14 @@ from perceive.model_card import model_card
 from perceive.report import Artifacts
 
 
+TEMPLATES = Path(__file__).resolve().parent.parent / "resources" / "report"
+
+
 def main(snakemake: Snakemake) -> None:
     settings = io.read_json(snakemake.input.settings)
     card = model_card(
         Artifacts(Path(snakemake.output.card).parent.parent),
-        Path(__file__).resolve().parent.parent / "resources" / "report" / "model_card.md.jinja",
+        TEMPLATES / "model_card.md.jinja",
         snakemake.wildcards.variable,
         settings["source"],
         settings["encoder"],

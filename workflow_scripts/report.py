@@ -8,6 +8,9 @@ from perceive import io, job
 from perceive.report import Artifacts, provenance, quality_plot, render
 
 
+TEMPLATES = Path(__file__).resolve().parent.parent / "resources" / "report"
+
+
 def main(snakemake: Snakemake) -> None:
     settings = io.read_json(snakemake.input.settings)
     results = Path(snakemake.output.page).parent.parent
@@ -16,7 +19,7 @@ def main(snakemake: Snakemake) -> None:
     quality_plot(snakemake.output.quality, io.read_json(snakemake.input.acceptance)["gates"], variables)
     page = render(
         Artifacts(results),
-        Path(__file__).resolve().parent.parent / "resources" / "report" / "report.html.jinja",
+        TEMPLATES / "report.html.jinja",
         corpus=settings["source"]["name"],
         variables=variables,
     )
