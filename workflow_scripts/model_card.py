@@ -8,7 +8,6 @@ from perceive import io, job
 from perceive.model_card import model_card
 from perceive.report import Artifacts
 
-
 TEMPLATES = Path(__file__).resolve().parent.parent / "resources" / "report"
 
 

@@ -7,7 +7,6 @@ from snakemake.iocontainers import Snakemake
 from perceive import io, job
 from perceive.report import Artifacts, provenance, quality_plot, render
 
-
 TEMPLATES = Path(__file__).resolve().parent.parent / "resources" / "report"
 
 
