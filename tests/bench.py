@@ -545,7 +545,8 @@ def bench_transformer(results: Path, repeats: int) -> Report:
     """What training more layers brings, and the focal loss: trained on train, scored on val, of `invoked`."""
     import torch
 
-    from perceive.evaluation.hierarchy import PathScores, majority_probabilities, path_metrics
+    from perceive.evaluation.hierarchy import majority_probabilities
+    from perceive.evaluation.path_scores import PathScores, path_metrics
     from perceive.features.path_store import read_paths
     from perceive.taxonomy import load_taxonomy
     from perceive.transformer.inputs import Source, examples, extra_inputs

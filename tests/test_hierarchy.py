@@ -19,25 +19,19 @@ from perceive.evaluation import LEVEL_METRICS, PATH_METRICS, hierarchy, level_me
 from perceive.evaluation.bootstrap import OwnerBootstrap
 from perceive.evaluation.gates import ACCEPTANCE_COLUMNS, Gate, acceptance_table
 from perceive.evaluation.hierarchy import (
-    PathScores,
-    checked,
     confusion,
-    decode,
-    encode,
     estimates,
     evaluate_hierarchy,
     gain,
-    is_path,
     largest_confusions,
-    levelwise_argmax,
     lexicon_answers,
     lexicon_available,
     majority_probabilities,
-    parents,
-    path_metrics,
     replicates,
 )
 from perceive.evaluation.metrics import ece, mce
+from perceive.evaluation.path_scores import PathScores, path_metrics
+from perceive.paths import checked, decode, encode, is_path, levelwise_argmax, parents
 from perceive.taxonomy import Taxonomy, load_taxonomy
 from perceive.variables import CORES
 

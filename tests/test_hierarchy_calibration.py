@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from scipy.special import softmax
 from test_hierarchy import EMOTIONS, SMALL, cases, from_leaves, joint, random_taxonomy, simulate
 
-from perceive.evaluation.hierarchy import PathScores, decode, encode, parents, path_metrics
+from perceive.evaluation.path_scores import PathScores, path_metrics
 from perceive.hierarchy_calibration import (
     LARGEST_INTERCEPT,
     SLOPES,
@@ -21,6 +21,7 @@ from perceive.hierarchy_calibration import (
     LevelCalibration,
     fit_hierarchy_calibrator,
 )
+from perceive.paths import decode, encode, parents
 
 
 @pytest.fixture(autouse=True)

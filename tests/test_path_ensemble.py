@@ -14,9 +14,9 @@ from scipy.special import softmax
 from test_hierarchy_calibration import calibrator
 from test_transformer import TAXONOMY, taxonomies
 
-from perceive.evaluation.hierarchy import checked
-from perceive.evaluation.hierarchy import decode as decode_by_taxonomy
 from perceive.path_ensemble import TRANSFORMER, PathEnsemble, PathTrees, decode, joint, sibling_softmax
+from perceive.paths import checked
+from perceive.paths import decode as decode_by_taxonomy
 from perceive.taxonomy import Taxonomy
 from perceive.transformer.model import Hierarchy, HierarchyHead
 

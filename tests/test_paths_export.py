@@ -22,7 +22,6 @@ from test_transformer import HIERARCHY, TAXONOMY, random_model, random_texts, ta
 from test_trees import MISSING_MODES, table
 
 from perceive.encoder import TextTokenizer
-from perceive.evaluation.hierarchy import decode
 from perceive.export import PRECISIONS
 from perceive.export.graph import Forest, compile_exact, leaf_equality, save_ir
 from perceive.export.path_report import export_paths
@@ -31,6 +30,7 @@ from perceive.export.report import ExportError, adversarial, judge_parity
 from perceive.export.trees import TreeEnsemble, float32_at_most
 from perceive.hierarchy_calibration import LARGEST_INTERCEPT, SLOPES, HierarchyCalibrator, LevelCalibration
 from perceive.path_ensemble import PathAnswers, PathEnsemble, PathTrees
+from perceive.paths import decode
 from perceive.taxonomy import Taxonomy
 from perceive.transformer.backbone import Backbone
 from perceive.transformer.export import answers, ask_graph, ask_torch, build_graph, compressed

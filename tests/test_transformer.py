@@ -22,8 +22,8 @@ from transformers import BertModel, DistilBertModel
 
 from perceive.answers import by_level
 from perceive.encoder import TextTokenizer, resolve_model
-from perceive.evaluation.hierarchy import checked, decode, encode, parents
 from perceive.export.graph import compile_exact
+from perceive.paths import checked, decode, encode, parents
 from perceive.taxonomy import Taxonomy
 from perceive.transformer import crossfit
 from perceive.transformer.backbone import Backbone, additive_mask, load_backbone

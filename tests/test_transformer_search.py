@@ -27,7 +27,7 @@ from test_transformer import (
 )
 
 from perceive.encoder import TextTokenizer
-from perceive.evaluation.hierarchy import decode, encode
+from perceive.paths import decode, encode
 from perceive.transformer import search as module
 from perceive.transformer.backbone import Backbone, load_backbone
 from perceive.transformer.losses import one_hot

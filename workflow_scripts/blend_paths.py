@@ -7,9 +7,9 @@ from snakemake.iocontainers import Snakemake
 from perceive import io, job
 from perceive.answers import label_probabilities
 from perceive.blend import PathLogLoss, fit_blender
-from perceive.evaluation.hierarchy import parents
 from perceive.features.matrix import CONTEXT, PATH_BASES, context
 from perceive.features.path_store import read_paths
+from perceive.paths import parents
 from perceive.taxonomy import load_taxonomy
 
 

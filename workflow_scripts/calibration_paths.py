@@ -4,9 +4,9 @@ from snakemake.iocontainers import Snakemake
 
 from perceive import io, job
 from perceive.answers import by_level
-from perceive.evaluation.hierarchy import parents
 from perceive.features.path_store import as_paths, read_paths
 from perceive.hierarchy_calibration import fit_hierarchy_calibrator
+from perceive.paths import parents
 from perceive.taxonomy import load_taxonomy
 
 

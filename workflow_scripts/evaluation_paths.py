@@ -10,11 +10,12 @@ from snakemake.iocontainers import Snakemake
 from perceive import io, job
 from perceive.answers import by_level
 from perceive.evaluation import hierarchy_plots as plots
-from perceive.evaluation.hierarchy import decode, evaluate_hierarchy, is_path, levelwise_argmax, parents
+from perceive.evaluation.hierarchy import evaluate_hierarchy
 from perceive.evaluation.plots import slice_plot
 from perceive.features.matrix import PATH_BASES
 from perceive.features.path_store import as_paths, read_paths
 from perceive.hierarchy_calibration import HierarchyCalibrator
+from perceive.paths import decode, is_path, levelwise_argmax, parents
 from perceive.taxonomy import load_taxonomy
 
 

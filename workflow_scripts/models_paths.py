@@ -5,10 +5,10 @@ from snakemake.iocontainers import Snakemake
 
 from perceive import io, job
 from perceive.classifiers import fit_classifier
-from perceive.evaluation.hierarchy import parents
 from perceive.features.matrix import BASE_FEATURES
 from perceive.features.path_store import read_paths
 from perceive.models import training_settings
+from perceive.paths import parents
 from perceive.taxonomy import load_taxonomy
 
 

@@ -5,12 +5,12 @@ from snakemake.iocontainers import Snakemake
 
 from perceive import io, job
 from perceive.classifiers import fit_classifier
-from perceive.evaluation.hierarchy import parents
 from perceive.features.matrix import BASE_FEATURES
 from perceive.features.path_store import read_paths
 from perceive.models import training_settings
 from perceive.oof import Fold, out_of_fold
 from perceive.path_ensemble import PathTrees, classify
+from perceive.paths import parents
 from perceive.taxonomy import load_taxonomy
 
 

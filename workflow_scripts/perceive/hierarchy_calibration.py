@@ -42,7 +42,7 @@ from scipy.optimize import minimize
 from scipy.special import logsumexp
 from sklearn.model_selection import GroupKFold
 
-from perceive.evaluation.hierarchy import Codes, checked, encode, parents
+from perceive.paths import Codes, checked, encode, parents
 
 if TYPE_CHECKING:
     from perceive.taxonomy import Taxonomy

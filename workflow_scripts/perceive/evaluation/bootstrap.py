@@ -27,11 +27,11 @@ from scipy.special import ndtr, stdtrit
 from perceive.evaluation import LOWER_IS_BETTER
 from perceive.evaluation.metrics import (
     CONSTANT_VARIANCE,
-    N_BINS,
     REGRESSION_METRICS,
     Array,
     as_pair,
 )
+from perceive.evaluation.weighted import Ties, WeightedBins
 
 N_BOOTSTRAP = 1000
 SEED = 137
@@ -167,7 +167,7 @@ class OwnerBootstrap:
         o, p, codes = o[order], p[order], self._codes[order]
         sums = _OwnerSums(o, p, codes) if any(name in _SUMS for name in metrics) else None
         ranks = _WeightedRanks(o, p) if "spearman" in metrics else None
-        bins = _WeightedBins(o, p) if {"ece", "mce"} & set(metrics) else None
+        bins = WeightedBins(o, p) if {"ece", "mce"} & set(metrics) else None
         for where, counts in self.draws():
             block: dict[str, Array] = {}
             if sums is not None:
@@ -282,29 +282,11 @@ def _correlation(cov: Array, var_a: Array, var_b: Array, tiny: float) -> Array:
         return np.where(defined, np.clip(cov / np.sqrt(var_a * var_b), -1.0, 1.0), np.nan)
 
 
-class _Ties:
-    """Rows sorted by a value and grouped where it is equal; ``middle`` is the middle of a row's group in the
-    cumulated weight, whatever the weights are."""
-
-    def __init__(self, values: Array) -> None:
-        self._order = np.argsort(values, kind="stable")
-        new = np.diff(values[self._order], prepend=np.nan) != 0
-        self._starts = np.flatnonzero(new)
-        self._group = np.empty(values.size, dtype=np.int64)
-        self._group[self._order] = np.cumsum(new) - 1
-
-    def middle(self, weights: Array) -> Array:
-        mass = np.add.reduceat(weights[:, self._order], self._starts, axis=1)
-        middles = np.cumsum(mass, axis=1)
-        middles -= mass / 2
-        return middles[:, self._group]
-
-
 class _WeightedRanks:
     """Spearman: Pearson of the mid-ranks (average ranks less one half, which changes nothing)."""
 
     def __init__(self, o: Array, p: Array) -> None:
-        self._ties = _Ties(o), _Ties(p)
+        self._ties = Ties(o), Ties(p)
         self._values = o, p
 
     def __call__(self, weights: Array) -> Array:
@@ -317,27 +299,3 @@ class _WeightedRanks:
         var_b = np.einsum("ij,ij->i", weights * b, b)
         # one drawn tie group leaves exactly 0; two give at least about n
         return _correlation(cov, var_a, var_b, 1e-6)
-
-
-class _WeightedBins:
-    """ECE and MCE over equal-mass bins of the weighted predictions, ties together."""
-
-    def __init__(self, o: Array, p: Array) -> None:
-        self._ties = _Ties(p)
-        self._difference = p - o
-
-    def __call__(self, weights: Array) -> dict[str, Array]:
-        draws = len(weights)
-        n = weights.sum(axis=1, keepdims=True)
-        bins = np.minimum((N_BINS * self._ties.middle(weights) / n).astype(np.int64), N_BINS - 1)
-        bins += N_BINS * np.arange(draws)[:, None]
-        flat = bins.reshape(-1)
-        shape = draws, N_BINS
-        mass = np.bincount(flat, weights.reshape(-1), draws * N_BINS).reshape(shape)
-        gap = np.abs(np.bincount(flat, (weights * self._difference).reshape(-1), draws * N_BINS)).reshape(
-            shape
-        )
-        return {
-            "ece": gap.sum(axis=1) / n[:, 0],
-            "mce": np.divide(gap, mass, out=np.zeros(shape), where=mass > 0).max(axis=1),
-        }

@@ -11,9 +11,9 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from perceive import io
-from perceive.evaluation.hierarchy import encode
 from perceive.features.inhibition import CUES
 from perceive.features.matrix import LEXICAL, TEXT
+from perceive.paths import encode
 
 if TYPE_CHECKING:
     from perceive.taxonomy import Taxonomy

@@ -48,7 +48,7 @@ class Hierarchy:
     @classmethod
     def of(cls, taxonomy: Taxonomy) -> Hierarchy:
         """The shape of a taxonomy, labels in the order of ``taxonomy.labels(level)``."""
-        from perceive.evaluation.hierarchy import parents
+        from perceive.paths import parents
 
         return cls(tuple(taxonomy.levels), tuple(tuple(above.tolist()) for above in parents(taxonomy)))
 

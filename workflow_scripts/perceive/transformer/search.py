@@ -22,7 +22,7 @@ import pandas as pd
 from numpy.typing import NDArray
 from optuna.trial import FrozenTrial, TrialState
 
-from perceive.evaluation.hierarchy import PathScores, path_metrics
+from perceive.evaluation.path_scores import PathScores, path_metrics
 from perceive.transformer.backbone import Backbone
 from perceive.transformer.training import Examples, Hyperparameters, Machine, Rows, fit, predict
 from perceive.tuning import ResumableSearch, nearest
