@@ -64,6 +64,19 @@ def evaluation_plots(kind):
     ]
 
 
+WORKER_JOINED = f"{RESULTS}/tuning/{{variable}}/worker{{worker}}.json"
+
+
+def workers(wildcards):
+    """What the workers of a search leave, where it has several; a worker itself waits for none."""
+    if "worker" in wildcards.keys() or SETTINGS.tuning.workers == 1:
+        return []
+    return [
+        WORKER_JOINED.format(variable=wildcards.variable, worker=number)
+        for number in range(1, SETTINGS.tuning.workers + 1)
+    ]
+
+
 def one_of(names):
     """A wildcard's constraint."""
     return "|".join(names)

@@ -3,11 +3,14 @@
 
 rule tuning:
     input:
+        **items("owner_id"),
+        split_items=f"{RESULTS}/splits/items.parquet",
         train=expand(f"{RESULTS}/features/folds/{{fold}}/train.parquet", fold=FOLDS),
         val=expand(f"{RESULTS}/features/folds/{{fold}}/val.parquet", fold=FOLDS),
         upstream=upstream,
         labels=f"{RESULTS}/corpus/labels/{{variable}}.parquet",
         settings=settings("tuning/{variable}"),
+        workers=workers,
         code=code("tuning"),
     output:
         study=f"{RESULTS}/tuning/{{variable}}/study.journal",
@@ -59,6 +62,7 @@ rule tuning_transformer:
         **items("owner_id", "text"),
         labels=f"{RESULTS}/corpus/labels/{{variable}}.parquet",
         settings=settings("transformer/{variable}"),
+        workers=workers,
         code=code("tuning_transformer"),
     output:
         study=f"{RESULTS}/tuning/{{variable}}/study.journal",
@@ -101,6 +105,7 @@ rule tuning_sequence:
         val=expand(f"{RESULTS}/features/folds/{{fold}}/val.parquet", fold=FOLDS),
         labels=f"{RESULTS}/corpus/labels/{{variable}}.parquet",
         settings=settings("sequence/{variable}"),
+        workers=workers,
         code=code("tuning_sequence"),
     output:
         study=f"{RESULTS}/tuning/{{variable}}/study.journal",
@@ -125,3 +130,42 @@ rule tuning_sequence:
         "Tuning the GRU of {wildcards.variable}"
     script:
         "../workflow_scripts/tuning_sequence.py"
+
+
+# Where `tuning.workers` is more than one: who shares the trials of a search. The rules above then publish what
+# these have found. On a cluster they are an array.
+use rule tuning as tuning_worker with:
+    output:
+        joined=WORKER_JOINED,
+    log:
+        f"{RESULTS}/logs/tuning/{{variable}}.worker{{worker}}.log",
+    benchmark:
+        f"{RESULTS}/benchmarks/tuning_worker/{{variable}}.{{worker}}.tsv"
+    group:
+        None
+    message:
+        "Tuning {wildcards.variable}, worker {wildcards.worker}"
+
+
+use rule tuning_transformer as tuning_transformer_worker with:
+    output:
+        joined=WORKER_JOINED,
+    log:
+        f"{RESULTS}/logs/tuning/{{variable}}.worker{{worker}}.log",
+    benchmark:
+        f"{RESULTS}/benchmarks/tuning_transformer_worker/{{variable}}.{{worker}}.tsv"
+    message:
+        "Tuning the transformer of {wildcards.variable}, worker {wildcards.worker}"
+
+
+use rule tuning_sequence as tuning_sequence_worker with:
+    output:
+        joined=WORKER_JOINED,
+    log:
+        f"{RESULTS}/logs/tuning/{{variable}}.worker{{worker}}.log",
+    benchmark:
+        f"{RESULTS}/benchmarks/tuning_sequence_worker/{{variable}}.{{worker}}.tsv"
+    group:
+        None
+    message:
+        "Tuning the GRU of {wildcards.variable}, worker {wildcards.worker}"

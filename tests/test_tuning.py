@@ -9,6 +9,8 @@ import os
 import signal
 import subprocess
 import sys
+import time
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +23,7 @@ from hypothesis import strategies as st
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
 from perceive import tuning
-from perceive.tuning import FoldData, Search, best_round, choose, drop_partial_line, stalled
+from perceive.tuning import FoldData, Search, best_round, choose, drop_partial_line, journal_path, stalled
 
 NAMES = [f"x{number}" for number in range(10)]
 SETTINGS: dict[str, Any] = {
@@ -132,6 +134,98 @@ def test_a_search_killed_in_the_middle_of_a_trial_goes_on(
     left = search(journal).study.get_trials(states=(TrialState.RUNNING,))
     assert len(left) == 1, "the killed trial stands as running"
     pd.testing.assert_frame_equal(table(journal), whole.table())
+
+
+# --- Several workers ---------------------------------------------------------------------------------------
+
+SHARED = """
+import sys, time
+sys.path[:0] = [{library!r}, {tests!r}]
+import test_tuning as of
+found = of.search({journal!r}, trials=24)
+slow = type(found)._train
+type(found)._train = lambda self, fold, parameters: (time.sleep(.03), slow(self, fold, parameters))[1]
+print("ready", flush=True)
+found.run(worker=int(sys.argv[1]))
+"""
+
+
+def worker(journal: Path, number: int) -> subprocess.Popen[str]:
+    library = str(Path(tuning.__file__).resolve().parent.parent)
+    code = SHARED.format(
+        library=library, tests=str(Path(__file__).resolve().parent), journal=str(journal)
+    ).replace(repr(str(journal)), f"of.Path({str(journal)!r})")
+    return subprocess.Popen([sys.executable, "-c", code, str(number)], stdout=subprocess.PIPE, text=True)
+
+
+def test_four_workers_share_a_search_and_one_of_them_is_killed(tmp_path: Path) -> None:
+    journal = tmp_path / "study.journal"
+    four = [worker(journal, number) for number in (1, 2, 3, 4)]
+    for one in four:
+        assert one.stdout is not None and one.stdout.readline() == "ready\n"
+    found = search(journal, trials=24)
+    end = time.monotonic() + 60
+    while len(found.finished()) < 6:
+        assert time.monotonic() < end
+        time.sleep(0.02)
+    four[2].send_signal(signal.SIGKILL)
+    # The same job again.
+    four.append(worker(journal, 3))
+    assert [one.wait(timeout=90) for one in four] == [0, 0, -signal.SIGKILL, 0, 0]
+    for one in four:
+        assert one.stdout is not None
+        one.stdout.close()
+    # Whoever publishes finds nothing to do, or the trial of the killed one.
+    found.run()
+    done = found.finished()
+    assert len(done) == 24 and found.stopped_by() == "budget" and not found._running()
+    shares = Counter(trial.user_attrs[tuning.WORKER] for trial in done)
+    assert all(shares[number] >= 2 for number in (1, 2, 3, 4)), shares
+    assert len({tuple(sorted(trial.params.items())) for trial in done}) == 24, "two proposed the same"
+    alone = search(tmp_path / "alone.journal", trials=24)
+    alone.run()
+    assert found.best()["best_rmse"] == pytest.approx(alone.best()["best_rmse"], rel=0.05)
+    assert list(found.table()) == list(alone.table())
+
+
+def test_a_worker_leaves_the_trials_of_others_alone(tmp_path: Path) -> None:
+    journal = tmp_path / "study.journal"
+    others = search(journal).study
+    theirs, own = others.ask(), others.ask()
+    theirs.set_user_attr(tuning.WORKER, 2)
+    own.set_user_attr(tuning.WORKER, 1)
+    search(journal).run(worker=1)
+    # Eleven of its own: the one that worker 2 still runs is the last of the budget.
+    found = search(journal)
+    assert len(found.finished()) == 11 and [t.number for t in found._running()] == [theirs.number]
+    assert found.study.trials[own.number].state == TrialState.FAIL
+    found.run()
+    assert len(found.finished()) == 12 and not found._running()
+
+
+def test_the_known_good_trials_are_queued_once(tmp_path: Path) -> None:
+    class Known(Search):
+        def _known_good(self) -> list[dict[str, Any]]:
+            return [{"max_depth": depth} for depth in (1, 2)]
+
+    def known(**changes: Any) -> Search:
+        return Known(tmp_path / "j", "valence", fold_data(), NAMES, {**SETTINGS, **changes}, threads=1)
+
+    known(trials=1).run(worker=2)  # is no reason for worker 1 not to
+    known(trials=3).run(worker=1)
+    known(trials=5).run()
+    given = [
+        trial.params["max_depth"] for trial in known().study.trials if "fixed_params" in trial.system_attrs
+    ]
+    assert given == [1, 2]
+
+
+def test_the_journal_is_that_of_the_inputs_and_not_of_the_workers(tmp_path: Path) -> None:
+    for name in ("a", "b", "worker1"):
+        (tmp_path / name).write_text(name)
+    a, b, one = (str(tmp_path / name) for name in ("a", "b", "worker1"))
+    assert journal_path(tmp_path, [a, b, one], [one]) == journal_path(tmp_path, [b, a])
+    assert journal_path(tmp_path, [a, b, one]) != journal_path(tmp_path, [a, b])
 
 
 @pytest.mark.parametrize("cut", [1, 10])

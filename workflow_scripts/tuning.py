@@ -8,7 +8,8 @@ from snakemake.iocontainers import Snakemake
 from perceive import io, job
 from perceive.features.matrix import ALL
 from perceive.features.store import labelled, read_labels, upstream_names, with_upstream
-from perceive.tuning import FoldData, Search, journal_path, publish
+from perceive.splits import sample_owners
+from perceive.tuning import FoldData, Search, conduct, journal_path
 
 
 def main(snakemake: Snakemake) -> None:
@@ -17,20 +18,27 @@ def main(snakemake: Snakemake) -> None:
     upstream = snakemake.input.upstream
     columns = [*ALL, *upstream_names(upstream)]
 
+    items = io.read_items(snakemake.input.columns)
+    split = io.read_parquet(snakemake.input.split_items, ["split"])["split"]
+    usable = (split == "train").to_numpy(dtype=bool, na_value=False) & items["item_id"].isin(labels.index)
+    rows = sample_owners(items["owner_id"], usable.to_numpy(), settings["max_rows"], seed=settings["seed"])
+    sampled = set(items["item_id"].iloc[rows])
+
     def matrices(path: str) -> tuple[np.ndarray, np.ndarray]:
-        frame = with_upstream(labelled(io.read_parquet(path), labels), upstream)
+        features = io.read_parquet(path)
+        features = features[features["item_id"].isin(sampled)]
+        frame = with_upstream(labelled(features, labels), upstream)
         return frame[columns].to_numpy(np.float32), labels.loc[frame["item_id"]].to_numpy()
 
     folds = [
         FoldData(*matrices(train), *matrices(val))
         for train, val in zip(snakemake.input.train, snakemake.input.val, strict=True)
     ]
-    journal = journal_path(Path(snakemake.params.cache), snakemake.input)
+    journal = journal_path(Path(snakemake.params.cache), snakemake.input, snakemake.input.workers)
     search = Search(
         journal, snakemake.wildcards.variable, folds, columns, settings, threads=snakemake.threads
     )
-    search.run()
-    publish(search, journal, snakemake.output)
+    conduct(search, journal, snakemake.output, snakemake.wildcards.get("worker"))
 
 
 if __name__ == "__main__":

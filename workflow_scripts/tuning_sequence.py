@@ -10,7 +10,7 @@ from perceive.sequence.search import FoldTimelines, SequenceSearch
 from perceive.sequence.training import labelled_rows
 from perceive.sequence.windows import Timelines
 from perceive.splits import sample_owners
-from perceive.tuning import journal_path, publish
+from perceive.tuning import conduct, journal_path
 
 
 def main(snakemake: Snakemake) -> None:
@@ -35,10 +35,9 @@ def main(snakemake: Snakemake) -> None:
         learn, score = part(of_train), part(of_val)
         rows = [labelled_rows(one, one.item_ids.tolist(), labels) for one in (learn, score)]
         folds.append(FoldTimelines(learn, score, rows[0][0], rows[1][0], rows[0][1], rows[1][1]))
-    journal = journal_path(Path(snakemake.params.cache), snakemake.input)
+    journal = journal_path(Path(snakemake.params.cache), snakemake.input, snakemake.input.workers)
     search = SequenceSearch(journal, snakemake.wildcards.variable, folds, settings, threads=snakemake.threads)
-    search.run()
-    publish(search, journal, snakemake.output)
+    conduct(search, journal, snakemake.output, snakemake.wildcards.get("worker"))
 
 
 if __name__ == "__main__":

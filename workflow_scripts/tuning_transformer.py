@@ -13,7 +13,7 @@ from perceive.transformer.inputs import Source, examples, extra_inputs, machine
 from perceive.transformer.losses import one_hot
 from perceive.transformer.model import Hierarchy
 from perceive.transformer.search import TransformerSearch, hierarchy_error
-from perceive.tuning import journal_path, publish
+from perceive.tuning import conduct, journal_path
 
 
 def main(snakemake: Snakemake) -> None:
@@ -48,7 +48,7 @@ def main(snakemake: Snakemake) -> None:
         tuple(np.array([position[item] for item in part]) for part in fold_members(split_items, number))
         for number in numbers
     ]
-    journal = journal_path(Path(snakemake.params.cache), snakemake.input)
+    journal = journal_path(Path(snakemake.params.cache), snakemake.input, snakemake.input.workers)
     search = TransformerSearch(
         journal,
         variable,
@@ -59,8 +59,7 @@ def main(snakemake: Snakemake) -> None:
         {**settings, "fixed": {"batch_rows": settings["batch_rows"]}},
         machine(settings, snakemake.threads),
     )
-    search.run()
-    publish(search, journal, snakemake.output)
+    conduct(search, journal, snakemake.output, snakemake.wildcards.get("worker"))
 
 
 if __name__ == "__main__":

@@ -458,6 +458,18 @@ class TuningSettings(Section):
         },
         description="Budget of trials per variable.",
     )
+    workers: int = Field(
+        1,
+        ge=1,
+        le=64,
+        description="Jobs that share the trials of each search. More than one is for a cluster, where they "
+        "run side by side: then it depends on their speed which trials there are.",
+    )
+    max_rows: int = Field(
+        50_000,
+        ge=100,
+        description="Rows that the search works on at most; of more, those of randomly chosen owners.",
+    )
     patience: int = Field(12, ge=1, description="Stop after this many trials without a gain of min_gain.")
     min_gain: float = Field(0.005, ge=0, lt=1, description="Relative gain over the best that counts as one.")
     tolerance: float = Field(
@@ -812,7 +824,9 @@ def slices(settings: Settings) -> dict[str, Any]:
             startup = {"pruning_startup": dump["tuning"]["pruning_startup"], "seed": settings.seed}
             parts[f"sequence/{name}"] = {**of_search, **search, **trials, **startup}
         else:
-            parts[f"tuning/{name}"] = {**dump["tuning"], **trials, **learner}
+            # How many search is no reason to search again.
+            of_search = {key: value for key, value in dump["tuning"].items() if key != "workers"}
+            parts[f"tuning/{name}"] = {**of_search, **trials, **learner}
     if kinds & {"regression", "sequence"}:
         for base in ("lx", "eb", "tm"):
             parts[f"models/{base}"] = {**dump["models"][base], **learner}

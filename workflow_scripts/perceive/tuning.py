@@ -2,7 +2,8 @@
 
 The study lies in an Optuna journal file, so that a killed search resumes where it was and several workers
 can share it. Proposals are seeded by the trial's number: a resumed search proposes what the uninterrupted
-one would have.
+one would have. With several workers it depends on who is faster which trials are proposed, and the result is
+that of one worker within the noise of the search.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ import shutil
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Any, Protocol
+from typing import IO, Any
 
 import lightgbm as lgb
 import numpy as np
@@ -29,6 +30,9 @@ from perceive import io
 from perceive.models import dataset, lightgbm_parameters
 
 log = logging.getLogger(__name__)
+
+WORKER = "worker"
+"""Attribute of a trial: the number of the worker that has it, 0 of one that is alone."""
 
 INTEGERS = ("num_leaves", "max_depth", "min_data_in_leaf")
 LOGARITHMIC = ("learning_rate", "num_leaves")
@@ -126,21 +130,27 @@ def drop_partial_line(journal: Path) -> None:
             handle.truncate(keep)
 
 
-def journal_path(cache: Path, inputs: Iterable[str]) -> Path:
-    """The live journal of a search; it is resumed only where the content of all its inputs is the same."""
-    content = "".join(io.file_sha256(path) for path in sorted(map(str, inputs)))
+def journal_path(cache: Path, inputs: Iterable[str], workers: Iterable[str] = ()) -> Path:
+    """The live journal of a search; it is resumed only where the content of all its inputs is the same.
+
+    Parameters
+    ----------
+    cache : Path
+        Folder of the journals.
+    inputs : iterable of str
+        Files that the job reads.
+    workers : iterable of str
+        Those of `inputs` that workers of the same search have written: what they searched is in the journal.
+    """
+    content = "".join(io.file_sha256(path) for path in sorted({*map(str, inputs)} - {*map(str, workers)}))
     return cache / f"{hashlib.sha256(content.encode()).hexdigest()[:16]}.journal"
 
 
-class Searched(Protocol):
-    """A search that has ended."""
-
-    def table(self) -> pd.DataFrame: ...
-
-    def best(self) -> dict[str, Any]: ...
+class Superfluous(Exception):
+    """The trials that others run already spend the budget."""
 
 
-def publish(search: Searched, journal: Path, output: Any) -> None:
+def publish(search: ResumableSearch, journal: Path, output: Any) -> None:
     """Write ``output.trials``, ``.study`` and ``.best``, and drop the journals of other inputs."""
     with io.atomic_path(output.trials) as temporary:
         search.table().to_csv(temporary, index=False)
@@ -152,12 +162,38 @@ def publish(search: Searched, journal: Path, output: Any) -> None:
             old.unlink()
 
 
+def conduct(search: ResumableSearch, journal: Path, output: Any, worker: str | None) -> None:
+    """Search to the end and publish; or as one of several workers, take part until there is nothing to begin.
+
+    Parameters
+    ----------
+    search, journal
+        The search, and the journal that its study is in.
+    output
+        With `trials`, `study` and `best`; of a worker with `joined`.
+    worker : str, optional
+        The worker's number from 1; None: all workers there were have ended.
+    """
+    if worker is None:
+        search.run()
+        publish(search, journal, output)
+    else:
+        search.run(worker=int(worker))
+        own = [trial for trial in search.finished() if trial.user_attrs.get(WORKER) == int(worker)]
+        io.write_json(output.joined, {"worker": int(worker), "trials": len(own)})
+
+
 def nearest(values: Mapping[str, Any], space: Mapping[str, Mapping[str, float]]) -> dict[str, Any]:
     """What ``space`` has nearest to some hyperparameters, each of the type that it has there."""
     return {
         name: type(values[name])(np.clip(values[name], limits["low"], limits["high"]))
         for name, limits in space.items()
     }
+
+
+_TAKEN = (TrialState.RUNNING, TrialState.COMPLETE, TrialState.PRUNED)
+_APART = 100_003
+"""Between the seeds of workers: more than a search has trials."""
 
 
 class KernelLock(BaseJournalFileLock):
@@ -220,6 +256,14 @@ class ResumableSearch:
         """What a trial is judged by; notes the attribute ``cost`` of what it would serve."""
         raise NotImplementedError
 
+    def table(self) -> pd.DataFrame:
+        """One row per finished trial."""
+        raise NotImplementedError
+
+    def best(self) -> dict[str, Any]:
+        """The chosen trial, and how the search went, as a JSON value."""
+        raise NotImplementedError
+
     def _known_good(self) -> list[dict[str, Any]]:
         """Hyperparameters that are tried first, so that one trial is sound."""
         return []
@@ -228,10 +272,17 @@ class ResumableSearch:
         """A finished trial in a few words, for the log."""
         return "pruned" if trial.state == TrialState.PRUNED else f"RMSE {trial.value:.4f}"
 
-    def _sampler(self, number: int) -> optuna.samplers.BaseSampler:
+    def _sampler(self, number: int, *, shared: bool = False) -> optuna.samplers.BaseSampler:
+        # Where others search beside it, a proposal keeps away from what they are trying.
         return optuna.samplers.TPESampler(
-            seed=self._settings["seed"] + number, multivariate=True, n_startup_trials=8
+            seed=self._settings["seed"] + number,
+            multivariate=True,
+            n_startup_trials=8,
+            constant_liar=shared,
         )
+
+    def _running(self) -> list[FrozenTrial]:
+        return self.study.get_trials(deepcopy=False, states=(TrialState.RUNNING,))
 
     def finished(self) -> list[FrozenTrial]:
         """Trials that count against the budget: complete or pruned."""
@@ -252,31 +303,60 @@ class ResumableSearch:
         complete = any(trial.state == TrialState.COMPLETE for trial in done)
         return "time" if complete and self.spent(done) >= self._settings.get("time_limit_s", np.inf) else None
 
-    def run(self) -> None:
-        """Run trials until the budget or the time is spent, or the search has stalled."""
+    def run(self, worker: int = 0) -> None:
+        """Run trials until the budget or the time is spent, or the search has stalled.
+
+        Parameters
+        ----------
+        worker : int
+            0: nobody else searches. Else the number, from 1, among workers that share the journal; it ends,
+            too, where the trials that others run are the last of the budget.
+        """
         # A killed worker leaves a trial that runs for ever; its place is taken by a new one.
-        for trial in self.study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
-            self.study.tell(trial.number, state=TrialState.FAIL)
-        if not self.study.get_trials(deepcopy=False):
-            for known_good in self._known_good():
+        for trial in self._running():
+            if not worker or trial.user_attrs.get(WORKER) == worker:
+                self.study.tell(trial.number, state=TrialState.FAIL)
+        if worker <= 1:
+            queued = sum("fixed_params" in t.system_attrs for t in self.study.get_trials(deepcopy=False))
+            for known_good in self._known_good()[queued:]:
                 self.study.enqueue_trial(known_good)
         name = self.study.study_name
         if done := self.finished():
-            log.info("%s: resumed after %d trials", name, len(done))
+            log.info("%s: %s %d trials", name, "resumed after" if not worker else "joined after", len(done))
+
+        def objective(trial: optuna.Trial) -> float:
+            trial.set_user_attr(WORKER, worker)
+            if worker:
+                before = self.study.get_trials(deepcopy=False)[: trial.number]
+                if sum(t.state in _TAKEN for t in before) >= self._settings["trials"]:
+                    raise Superfluous
+            return self._objective(trial)
+
         while self.stopped_by() is None:
-            # Seeded by the number: a resumed search proposes what the uninterrupted one would have.
-            self.study.sampler = self._sampler(len(self.finished()))
-            self.study.optimize(self._objective, n_trials=1)
+            begun = len(self.finished()) + len(self._running())
+            if worker and begun >= self._settings["trials"]:
+                break
+            # Seeded by the number: a resumed search proposes what the uninterrupted one would have. Workers
+            # that begin at the same moment must not propose the same.
+            seed = begun + worker * _APART if worker else len(self.finished())
+            self.study.sampler = self._sampler(seed, shared=bool(worker))
+            self.study.optimize(objective, n_trials=1, catch=(Superfluous,))
             done = self.finished()
             best = min(
                 (t.value for t in done if t.value is not None and t.state == TrialState.COMPLETE),
                 default=np.nan,
             )
-            log.info(
-                "%s: trial %d of %d: %s (best %.4f, %.0f s)",
-                name, len(done), self._settings["trials"], self._told(done[-1]), best, self.spent(done),
-            )  # fmt: skip
-        log.info("%s: stopped by %s after %d trials", name, self.stopped_by(), len(self.finished()))
+            own = [t for t in done if t.user_attrs.get(WORKER) == worker]
+            if own:
+                log.info(
+                    "%s: trial %d of %d: %s (best %.4f, %.0f s)",
+                    name, len(done), self._settings["trials"], self._told(own[-1]), best, self.spent(done),
+                )  # fmt: skip
+        why = self.stopped_by()
+        log.info(
+            "%s: %s after %d trials",
+            name, f"stopped by {why}" if why else "others run the last trials", len(self.finished()),
+        )  # fmt: skip
 
     def chosen(self) -> tuple[FrozenTrial, dict[str, Any]]:
         """The chosen trial, and how the search went as a JSON value."""
