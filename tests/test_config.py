@@ -407,6 +407,8 @@ def test_every_setting_reaches_a_slice() -> None:
         *(f"kinds.{name}" for name in DEFAULT["kinds"]),
         # Alone it is refused: the other language has no encoder of its own.
         "transformer.encoder",
+        # How many search is no reason to search again.
+        "tuning.workers",
     }
     silent = []
     for key, value in leaves(DEFAULT):
