@@ -14,7 +14,7 @@ TARGET ?= all
 CONFIGS := $(if $(CORPUS),config/corpora/$(CORPUS).yaml) $(if $(PRESET),config/presets/$(PRESET).yaml)
 SNAKEMAKE := $(BIN)/snakemake --cores $(CORES) $(if $(strip $(CONFIGS)),--configfile $(CONFIGS))
 
-.PHONY: run explain accept test lint format bench bench-goemotions soak soak-rebuilds soak-bundle config env lock clean help
+.PHONY: run explain accept test lint format bench bench-goemotions bench-scale soak soak-rebuilds soak-bundle config env lock clean help
 .PHONY: env-cluster slurm-test slurm-cancel
 
 run: env  ## build everything (PRESET=, CORPUS=, TARGET=, CORES=)
@@ -48,6 +48,9 @@ bench: env  ## speed of the parts, as ratios against references, and the cost of
 bench-goemotions: env  ## GoEmotions beside published figures; the corpus under PERCEIVE_DATA, an hour on 2 cores
 	$(MAKE) run CORPUS=goemotions
 	$(BIN)/python tests/bench.py goemotions
+
+bench-scale: env  ## 5,200 and 52,000 items through everything: time and memory of every rule, and how they grow
+	PYTHONPATH=workflow_scripts:tests $(BIN)/python tests/scale.py
 
 soak: env  ## kill the workflow at random moments until it is through, and compare with a run in peace
 	PYTHONPATH=workflow_scripts:tests $(BIN)/python tests/soak.py
