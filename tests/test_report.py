@@ -276,3 +276,16 @@ def test_the_quality_plot_places_models_between_baseline_and_ceiling(tmp_path: P
     quality_plot(tmp_path / "none.png", [], ["valence"])
     sizes = [(tmp_path / name).stat().st_size for name in ("some.png", "none.png")]
     assert sizes[0] > sizes[1] > 1000
+
+
+@pytest.mark.workflow
+def test_snakemakes_own_report_has_the_same_by_category(project: Project, tmp_path: Path) -> None:
+    done = project.run("--report", str(tmp_path / "report.html"))
+    assert done.returncode == 0, done.stdout + done.stderr
+    text = (tmp_path / "report.html").read_text(encoding="utf-8")
+    for category in ("Verdict", "Quality", "Fairness", "Insight", "Data", "Deployment"):
+        assert f'"{category}"' in text
+    # Captions are filled in.
+    assert "On test owners, whom no model has seen (comparator)." in text
+    records = [record["text"][:60] for record in project.records() if "text" in record]
+    assert not any(of in text for of in records)

@@ -1,4 +1,4 @@
-"""Write a variable's model card."""
+"""Write a model card for each variable."""
 
 from pathlib import Path
 
@@ -13,14 +13,15 @@ TEMPLATES = Path(__file__).resolve().parent.parent / "resources" / "report"
 
 def main(snakemake: Snakemake) -> None:
     settings = io.read_json(snakemake.input.settings)
-    card = model_card(
-        Artifacts(Path(snakemake.output.card).parent.parent),
-        TEMPLATES / "model_card.md.jinja",
-        snakemake.wildcards.variable,
-        settings["source"],
-        settings["encoder"],
-    )
-    io.write_text(snakemake.output.card, card)
+    for path in map(Path, snakemake.output.cards):
+        card = model_card(
+            Artifacts(path.parent.parent),
+            TEMPLATES / "model_card.md.jinja",
+            path.stem,
+            settings["source"],
+            settings["encoder"],
+        )
+        io.write_text(path, card)
 
 
 if __name__ == "__main__":
