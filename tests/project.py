@@ -75,11 +75,12 @@ class Project:
         done = self.run("--summary", *arguments)
         assert done.returncode == 0, done.stdout + done.stderr
         header, *lines = (line.split("\t") for line in done.stdout.splitlines())
-        assert header[0] == "output_file" and len(lines) > 20
+        assert header[0] == "output_file" and header[3] == "log-file(s)" and len(lines) > 20
         plan: dict[str, set[str]] = collections.defaultdict(set)
         for line in lines:
             if line[-1] != "no update":
-                plan[line[2]] |= set(VARIABLES) & set(re.split(r"[/.]", line[0]))
+                # A job's log is named after its variable; one job may write a file of each.
+                plan[line[2]] |= set(VARIABLES) & set(re.split(r"[/.]", line[3]))
         return dict(plan)
 
     def records(self) -> list[dict]:

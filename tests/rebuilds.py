@@ -17,6 +17,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+import yaml
 from project import SMALL, Project
 
 from perceive.variables import VARIABLES
@@ -184,4 +185,7 @@ def write_table(project: Project) -> None:
 
 
 if __name__ == "__main__":
-    write_table(Project(Path(sys.argv[1]).resolve()))
+    project = Project(Path(sys.argv[1]).resolve())
+    configured = yaml.safe_load((project.folder / "small.yaml").read_text())
+    project.own = {"encoders": configured["encoders"]}
+    write_table(project)

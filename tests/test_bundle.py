@@ -33,6 +33,7 @@ from perceive.serving import build
 from perceive.serving.build import (
     FAST,
     Proof,
+    comparable,
     compile_options,
     lay_out,
     quantize_fully,
@@ -416,3 +417,13 @@ def test_a_history_replaces_and_forgets(tmp_path: Path) -> None:
     assert history.remove("o", "1") and not history.remove("o", "1")
     history.close()
     assert sqlite3.connect(path).execute("SELECT count(*) FROM item").fetchone() == (0,)
+
+
+def test_a_comparison_is_scored_in_the_order_of_time() -> None:
+    # Elsewhere rows are sorted by item; scored so, items of a long corpus would come after their successors.
+    moments = pd.to_datetime([4, 1, 3, 2, 5], unit="s", utc=True)
+    items = pd.DataFrame({"item_id": list("abcde"), "owner_id": list("xxyxz"), "timestamp": moments})
+    split = pd.Series(["test", "val", "test", "excluded", "train"])
+    rows, test, apart = comparable(items, split)
+    assert list(rows["item_id"]) == ["b", "d", "c", "a"] and test == {"a", "c"} and apart
+    assert rows["timestamp"].is_monotonic_increasing

@@ -202,13 +202,16 @@ def comparable(items: pd.DataFrame, split: pd.Series) -> tuple[pd.DataFrame, set
     Returns
     -------
     tuple of (DataFrame, set of str, bool)
-        All items of the test split's owners, the test items among them, and whether none of these owners
-        trained: the windows of an owner who did hold out-of-fold answers, which a server does not give.
+        All items of the test split's owners, the test items among them, in the order of time, as a scorer
+        gets them (what comes later than its successors is not answered again with it); and whether none of
+        these owners trained: the windows of an owner who did hold out-of-fold answers, which a server does
+        not give.
     """
     test = items[split == "test"]
     of_owners = items["owner_id"].isin(test["owner_id"].unique())
     apart = not (split[of_owners] == "train").any()
-    return items[of_owners], set(test["item_id"]), apart
+    in_time = items[of_owners].sort_values(["timestamp", "item_id"], ignore_index=True)
+    return in_time, set(test["item_id"]), apart
 
 
 class Proof:
