@@ -65,6 +65,7 @@ rule model_card:
         agreement=expand(f"{RESULTS}/corpus/agreement/{{variable}}.json", variable=VARIABLES),
         summary=f"{RESULTS}/corpus/summary.json",
         splits=f"{RESULTS}/splits/summary.json",
+        audit=f"{RESULTS}/splits/audit.json",
         settings=settings("report"),
         code=code("model_card"),
     output:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import shutil
+from pathlib import Path
 
 import pytest
 from huggingface_hub import ModelCard
@@ -57,3 +59,23 @@ def test_the_licence_the_source_and_an_encoder_of_ones_own_are_told(project: Pro
     assert card.data.base_model is None
     assert card.data.eval_results[0].dataset_type == "my-corpus-1"
     assert "Us (2026)" in card.text and "https://x.org" in card.text
+
+
+@pytest.mark.workflow
+def test_what_was_not_kept_apart_is_told(project: Project, tmp_path: Path) -> None:
+    results = tmp_path / "results"
+    for name in ("evaluation/valence", "corpus", "splits", "fairness"):
+        shutil.copytree(project.results / name, results / name)
+    shutil.copy(project.results / "acceptance.json", results)
+    source = {"name": "small", "licence": None, "url": None, "citation": None}
+
+    def card() -> str:
+        return model_card(Artifacts(results), TEMPLATE, "valence", source, "models/mine")
+
+    assert "no copy of a text crosses splits" in card()
+    audit = json.loads((results / "splits/audit.json").read_text())
+    for check in audit["checks"]:
+        if check["name"] in ("owner_in_two_splits", "owner_shares"):
+            check["verdict"] = "waived"
+    (results / "splits/audit.json").write_text(json.dumps(audit))
+    assert "the leak audit waived owner_in_two_splits, since" in card() and "crosses splits" not in card()

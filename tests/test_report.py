@@ -286,6 +286,6 @@ def test_snakemakes_own_report_has_the_same_by_category(project: Project, tmp_pa
     for category in ("Verdict", "Quality", "Fairness", "Insight", "Data", "Deployment"):
         assert f'"{category}"' in text
     # Captions are filled in.
-    assert "On test owners, whom no model has seen (comparator)." in text
+    assert "On the test split (comparator)." in text
     records = [record["text"][:60] for record in project.records() if "text" in record]
     assert not any(of in text for of in records)
