@@ -23,7 +23,7 @@ CLUSTERS = ["slurm", "kubernetes", "generic"]
 GENERIC = PROFILES / "generic"
 # Jobs of minutes, which are cluster jobs of their own.
 LONG = {"tuning_transformer", "oof_transformer", "models_transformer"}
-BLOCK = re.compile(r"^ *rule (\w+):\n(.*?)(?=^ *rule \w+:|\Z)", re.MULTILINE | re.DOTALL)
+BLOCK = re.compile(r"^ *rule (\w+):\n(.*?)(?=^ *(?:use )?rule \w|\Z)", re.MULTILINE | re.DOTALL)
 
 
 def rules() -> dict[str, str]:
