@@ -37,9 +37,9 @@ LAYERS, WIDTH = 3, 32
 LETTERS = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ.,!?"
 
 
-# First of all such hooks: pytest-xdist's own reads the groups.
-@pytest.hookimpl(tryfirst=True)
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+# Around all such hooks: pytest-xdist's own, which reads the groups, is called first of the others.
+@pytest.hookimpl(wrapper=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> Iterator[None]:
     """For two processes (``-n 2``): one has all that needs the built project, and begins with it.
 
     Other tests stay together by module, so that no fixture is made twice.
@@ -48,6 +48,13 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     items.sort(key=lambda item: item not in of_project)
     for item in items:
         item.add_marker(pytest.mark.xdist_group("project" if item in of_project else item.path.stem))
+    return (yield)
+
+
+def pytest_collection_finish(session: pytest.Session) -> None:
+    """A version of pytest-xdist that does not keep the groups would build the project twice, unsaid."""
+    if session.config.getoption("loadgroup", False):
+        assert all("@" in item.nodeid for item in session.items), "pytest-xdist does not see the groups"
 
 
 @pytest.fixture(scope="session")

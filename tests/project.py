@@ -79,8 +79,10 @@ class Project:
         plan: dict[str, set[str]] = collections.defaultdict(set)
         for line in lines:
             if line[-1] != "no update":
-                # A job's log is named after its variable; one job may write a file of each.
-                plan[line[2]] |= set(VARIABLES) & set(re.split(r"[/.]", line[3]))
+                # A job's log is named after its variable, and what it writes may be of all. Of a job that
+                # never ran, or whose metadata is lost, Snakemake knows no log here.
+                path = line[0] if line[3] == "-" else line[3]
+                plan[line[2]] |= set(VARIABLES) & set(re.split(r"[/.]", path))
         return dict(plan)
 
     def records(self) -> list[dict]:

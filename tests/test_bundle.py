@@ -235,10 +235,8 @@ def test_one_by_one_in_the_order_of_time_is_as_all_at_once(
     assert np.abs(found - expected).max() > 1e-3
 
 
-def test_an_answer_has_the_form_that_the_contract_gives(
-    scorer: Perceiver, some: list[dict[str, Any]]
-) -> None:
-    (answer,) = scorer.score(some[:1])
+def test_an_answer_has_the_form_that_the_contract_gives(bundle: Path, some: list[dict[str, Any]]) -> None:
+    (answer,) = Perceiver.load(bundle, precision="fp32", device="CPU").score(some[:1])
     assert set(answer) == {"item_id", "owner_id", *VARIABLES, "bundle"}
     for name, of in VARIABLES.items():
         if of.kind != "hierarchy":
