@@ -79,7 +79,8 @@ def _other_language(records: Records) -> None:
 
 
 def _other_order(records: Records) -> None:
-    records[:] = [*records[ITEM:], *records[:ITEM]]
+    # The last stays: it is rejected, and its line number is told.
+    records[:] = [*records[ITEM:-1], *records[:ITEM], records[-1]]
 
 
 def _configured(**changes: Any) -> Change:

@@ -105,5 +105,18 @@ def test_causes_in_words(path: str, words: str) -> None:
     assert cause_of(path) == words
 
 
+@pytest.mark.parametrize("indent", ["", "    "])
+def test_jobs_in_a_group_and_outside_are_read(indent: str) -> None:
+    lines = (
+        "Job 7: Calibrating valence", "Reason: Updated input files: results/state/config/calibration.json",
+        "Job 9: Evaluating valence", "Reason: Input files updated by another job: results/a.json, results/b",
+        "rule all:", "Reason: Input files updated by another job: results/c.json",
+    )  # fmt: skip
+    stats = "job    count\n----\ncalibration  1\nevaluation  1\nall   1\ntotal   3\n"
+    plan = read_plan(stats + "".join(f"{indent}{line}\n" for line in lines))
+    assert (plan.jobs, plan.counts) == (2, {"calibration": 1, "evaluation": 1})
+    assert plan.causes == {"the configuration of calibration: changed": ["Calibrating valence"]}
+
+
 def test_nothing_to_do_is_said() -> None:
     assert "Nothing would be built" in in_words(read_plan("Building DAG of jobs...\nNothing to be done.\n"))

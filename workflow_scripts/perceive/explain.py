@@ -16,7 +16,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 _JOB = re.compile(r"^(?:Job \d+: (?P<message>.*)|(?:local)?rule (?P<rule>\w+):)$")
-_REASON = re.compile(r"^\s*(?:Reason|reason): (.*)$")
+_REASON = re.compile(r"^(?:Reason|reason): (.*)$")
 _COUNT = re.compile(r"^(\w+)\s+(\d+)$")
 _STATE = re.compile(r"/state/(config|code|data)/(.+)\.(?:json|tsv|sha256)$")
 _CAUSES = {
@@ -73,7 +73,8 @@ def read_plan(text: str) -> Plan:
     plan = Plan()
     causes: dict[str, list[str]] = collections.defaultdict(list)
     message = None
-    for line in text.splitlines():
+    # Jobs of a group are indented.
+    for line in map(str.strip, text.splitlines()):
         if job := _JOB.match(line):
             # Only a target is without a message; it does no work.
             message = job["message"]
