@@ -20,7 +20,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from project import SMALL, Project
+from project import SMALL, Project, one_layer
 
 from perceive.corpus.synthesize import generate, scaled
 from perceive.variables import HIERARCHIES, VARIABLES
@@ -39,6 +39,7 @@ class Soak:
         self.records: Records = list(generate(seed=seed, **scaled(260, owners=60)))
         self.settings: dict[str, Any] = {**copy.deepcopy(SMALL), "variables": variables}
         self.settings["tuning"]["trials"] = dict.fromkeys(VARIABLES, 2)
+        self.settings["encoders"] = {"en": {"model": str(one_layer(folder / "encoder")), "sha256": None}}
         self.numbers = iter(range(10**6))
 
     # --- changes ------------------------------------------------------------------------------------------
