@@ -30,7 +30,7 @@ from perceive import config as configuration
 from perceive.corpus.reader import READ_COLUMNS, CorpusError, content_digests, input_files, taxonomy_path
 from perceive.evaluation import PLOTS
 from perceive.export import PRECISIONS
-from perceive.integrity import set_aside
+from perceive.integrity import set_aside, wanted
 from perceive.io import file_sha256
 from perceive.job import end_with_run, hold_run, lead_jobs, no_run
 from perceive.state import StateWriter
@@ -135,6 +135,8 @@ SCRIPTS = {
     "model_card": ["resources/report"],
     "data_card": [],
 }
+# What is looked at or deployed. Nothing is trained from it: to make it again costs no model.
+DELIVERED = list(SCRIPTS)[list(SCRIPTS).index("evaluation") :]
 
 
 include: "rules/common.smk"
@@ -195,6 +197,7 @@ rule all:
         f"{RESULTS}/corpus/croissant.json",
         [f"{RESULTS}/cards/{name}.md" for name in VARIABLES],
         [path for name in VARIABLES for path in exports(name)],
+        wanted(Path(RESULTS) / "state", DELIVERED),
 
 
 # Every variable's name is a target: its export and what that needs, no more.

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from perceive.integrity import DAMAGED, record, set_aside
+from perceive.integrity import DAMAGED, record, set_aside, wanted
 from perceive.job import hold_run, no_run
 
 
@@ -78,6 +78,21 @@ def test_a_loss_beside_the_outputs_costs_them(made: Path) -> None:
     (sentence,) = set_aside(made / "state")
     assert "gone" in sentence and files(made) == {"graphs/deep/y.bin"}
     assert set_aside(made / "state") == []
+
+
+@pytest.mark.parametrize("name", ["b.npy", "graphs/deep/y.bin"])
+def test_outputs_are_wanted_until_the_job_ends_well(made: Path, name: str) -> None:
+    outputs = [made / "a.json", made / "b.npy"]
+    assert wanted(made / "state", {"rule"}) == []
+    (made / name).write_bytes(b"other")
+    for _ in range(2):
+        set_aside(made / "state")
+        assert wanted(made / "state", {"rule"}) == list(map(str, outputs))
+        assert wanted(made / "state", {"another"}) == []
+    for path in outputs:
+        path.write_bytes(b"made again")
+    record(made / "state", "rule", outputs, [made / "graphs"])
+    assert wanted(made / "state", {"rule"}) == []
 
 
 def test_a_lost_output_is_left_to_snakemake(made: Path) -> None:

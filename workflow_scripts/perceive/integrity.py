@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Container, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -67,10 +67,11 @@ def _same(path: Path, known: list[Any]) -> bool | None:
 
 
 def set_aside(state: Path) -> list[str]:
-    """Rename what is damaged, so that it is built again; the new name ends in `DAMAGED`.
+    """Rename what is damaged; the new name ends in `DAMAGED`.
 
     Only files whose size or date changed since are read again, so that a look at all results stays cheap.
     Not to be called while jobs run: what they have written and not yet recorded would look damaged.
+    The job's outputs are `wanted` until it has ended well again.
 
     Returns
     -------
@@ -85,7 +86,7 @@ def set_aside(state: Path) -> list[str]:
             note.unlink()
             continue
         outputs = [Path(name) for name in made["outputs"]]
-        touched, lost = False, False
+        touched, lost, damaged = False, False, False
         for part in ("outputs", "beside"):
             for name, known in made[part].items():
                 path = Path(name)
@@ -105,10 +106,31 @@ def set_aside(state: Path) -> list[str]:
                         f"{path} is not what {note.parent.name} wrote; it is set aside as "
                         f"{path.name}{DAMAGED} and made again when it is needed"
                     )
+                    damaged = True
                     lost |= part == "beside"
+        if lost or damaged:
+            # Before an output goes: whoever is killed here still knows.
+            made["again"] = touched = True
+        if touched:
+            io.write_json(note, made)
         if lost:
             for output in outputs:
                 output.unlink(missing_ok=True)
-        elif touched:
-            io.write_json(note, made)
     return said
+
+
+def wanted(state: Path, rules: Container[str]) -> list[str]:
+    """Outputs of jobs of which something was damaged or lost, and that have not ended well since.
+
+    Snakemake makes a missing file again only for a job that runs. What is deployed or looked at may be read
+    by none that does, so whoever builds everything has to ask for it.
+
+    Parameters
+    ----------
+    state : Path
+        The folder of the state files.
+    rules : container of str
+        Those to ask for.
+    """
+    notes = (path for path in sorted((state / MADE).glob("*/*.json")) if path.parent.name in rules)
+    return [name for made in map(io.read_json, notes) if made.get("again") for name in made["outputs"]]
