@@ -193,6 +193,8 @@ rule all:
     default_target: True
     input:
         f"{RESULTS}/report/index.html",
+        f"{RESULTS}/acceptance.tsv",
+        f"{RESULTS}/bundle/manifest.json",
         f"{RESULTS}/corpus/review.csv",
         f"{RESULTS}/corpus/croissant.json",
         [f"{RESULTS}/cards/{name}.md" for name in VARIABLES],

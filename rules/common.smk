@@ -83,10 +83,11 @@ def one_of(names):
 
 
 def exports(variable):
-    """What a variable's export ends with."""
-    found = [f"{RESULTS}/export/{variable}/latency.json"]
+    """A variable's graphs, and the proofs that its export ends with."""
+    folder = f"{RESULTS}/export/{variable}"
+    found = [f"{folder}/latency.json", *(f"{folder}/{precision}/model.bin" for precision in PRECISIONS)]
     if variable not in HIERARCHIES:
-        found.append(f"{RESULTS}/export/{variable}/{BASES[variable][-1]}/parity.json")
+        found.append(f"{folder}/{BASES[variable][-1]}/parity.json")
     return found
 
 

@@ -328,7 +328,7 @@ def test_a_planted_leak_fails_the_build(unchanged: Project) -> None:
     [
         "features/lexical.parquet",
         "export/valence/fp32/model.bin",
-        "serving/text_int8/model.bin",
+        "serving/text_int8/1/model.bin",
         "bundle/tokenizers/en/tokenizer.json",
         "evaluation/arousal/predictions.parquet",
     ],
