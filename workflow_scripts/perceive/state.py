@@ -19,6 +19,7 @@ changes, so that a dry run is exact and nothing else is touched.
 from __future__ import annotations
 
 import ast
+import functools
 import hashlib
 import json
 from collections.abc import Callable, Mapping, Sequence
@@ -78,15 +79,20 @@ def imported_modules(source: Path, package_root: Path) -> set[Path]:
     return found
 
 
-def code_closure(script: Path, package_root: Path) -> list[Path]:
-    """All files of the package that ``script`` imports, directly or through others, sorted."""
+def code_closure(
+    script: Path, package_root: Path, imports: Callable[[Path, Path], set[Path]] = imported_modules
+) -> list[Path]:
+    """All files of the package that ``script`` imports, directly or through others, sorted.
+
+    ``imports`` answers as `imported_modules` does, and may remember its answers.
+    """
     done: set[Path] = set()
-    todo = imported_modules(script, package_root)
+    todo = set(imports(script, package_root))
     while todo:
         module = todo.pop()
         if module not in done:
             done.add(module)
-            todo |= imported_modules(module, package_root) - done
+            todo |= imports(module, package_root) - done
     return sorted(done)
 
 
@@ -127,10 +133,12 @@ class StateWriter:
             The lock file of the environment.
         """
         package_root = self.repository / "workflow_scripts" / "perceive"
+        # Most modules are of many scripts: parsing each once is 1 s of a call instead of 10.
+        imports = functools.cache(imported_modules)
         for name, resources in scripts.items():
             script = package_root.parent / f"{name}.py"
             # With the script itself, which Snakemake tracks only as long as its own records last.
-            paths = [script, *code_closure(script, package_root)]
+            paths = [script, *code_closure(script, package_root, imports)]
             for resource in resources:
                 path = self.repository / resource
                 paths += sorted(p for p in path.rglob("*") if p.is_file()) if path.is_dir() else [path]
