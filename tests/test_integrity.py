@@ -91,8 +91,13 @@ def test_outputs_are_wanted_until_the_job_ends_well(made: Path, name: str) -> No
         assert wanted(made / "state", {"another"}) == []
     for path in outputs:
         path.write_bytes(b"made again")
+    (made / "graphs/deep/y.bin").write_bytes(b"made again")
     record(made / "state", "rule", outputs, [made / "graphs"])
     assert wanted(made / "state", {"rule"}) == []
+    # What was set aside may be deleted.
+    for path in made.rglob(f"*{DAMAGED}"):
+        path.unlink()
+    assert set_aside(made / "state") == [] and files(made) == WHOLE
 
 
 def test_a_lost_output_is_left_to_snakemake(made: Path) -> None:

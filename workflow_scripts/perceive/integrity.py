@@ -29,7 +29,9 @@ def _stat(path: Path) -> list[int]:
 def _files(paths: Iterable[Path]) -> Iterator[Path]:
     for path in paths:
         if path.is_dir():
-            yield from sorted(inside for inside in path.rglob("*") if inside.is_file())
+            # What was set aside is no result: whoever deletes it loses nothing.
+            inside = (found for found in path.rglob("*") if found.is_file() and found.suffix != DAMAGED)
+            yield from sorted(inside)
         elif path.exists():
             yield path
 
