@@ -39,6 +39,8 @@ def test_a_file_that_is_not_the_described_one_is_told_by_its_digest(project: Pro
     corpus = tmp_path / "corpus"
     shutil.copytree(project.results / "corpus", corpus)
     summary = json.loads((corpus / "summary.json").read_text())
+    # Of a variable that this corpus does not label.
+    summary["labels"]["arousal"] = {"items": 0}
     source = {"name": "my corpus", "licence": "CC0 1.0", "url": "https://x.org/data", "citation": "Us"}
     labels = {"invoked": corpus / "labels/invoked.parquet"}
     card = data_card(corpus / "items.parquet", labels, summary, source)

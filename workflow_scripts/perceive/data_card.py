@@ -101,7 +101,8 @@ def data_card(
     folder = items.parent
     tables = [_table("items", items, folder, "Accepted reflections.")]
     tables += [_table(name, path, folder, f"Labels of {name}.") for name, path in labels.items()]
-    raters = {name: found["ratings"] for name, found in summary["labels"].items()}
+    # A corpus may have no label at all of a variable that is not built.
+    raters = {name: summary["labels"][name]["ratings"] for name in labels}
     first, last = summary["time_span"]
     card = mlc.Metadata(
         name=_named(str(source["name"])),
