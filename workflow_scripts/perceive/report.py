@@ -307,6 +307,12 @@ def quality_plot(path: PathLike, gates: Sequence[Mapping[str, Any]], variables: 
             axes.legend(
                 loc="upper center", bbox_to_anchor=(0.5, 1.0 + 0.35 / len(drawn)), ncols=2, frameon=False
             )
+        else:
+            said = (
+                "nothing to draw: no variable has a noise ceiling above its baseline\n"
+                "(a ceiling needs items with two ratings)"
+            )
+            axes.text(0.5, 0, said, ha="center", va="center", color=GREY)
         sns.despine(ax=axes, left=True)
 
 
