@@ -11,9 +11,11 @@ from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from PIL import Image
 from project import REPOSITORY, Project
 
 from perceive.evaluation import METRICS, PLOTS
@@ -274,8 +276,14 @@ def test_the_quality_plot_places_models_between_baseline_and_ceiling(tmp_path: P
     assert main_gate(gates, "invoked") is None
     quality_plot(tmp_path / "some.png", gates, ["valence", "arousal", "invoked"])
     quality_plot(tmp_path / "none.png", [], ["valence"])
-    sizes = [(tmp_path / name).stat().st_size for name in ("some.png", "none.png")]
-    assert sizes[0] > sizes[1] > 1000
+
+    def coloured(name: str) -> int:
+        pixels = np.asarray(Image.open(tmp_path / name).convert("RGB")).astype(int)
+        return int((np.ptp(pixels, axis=2) > 60).sum())
+
+    # A model and a gate in colours of their own; a sentence in grey where there is neither.
+    assert coloured("some.png") > 500 and coloured("none.png") == 0
+    assert (tmp_path / "none.png").stat().st_size > 1000
 
 
 @pytest.mark.workflow
