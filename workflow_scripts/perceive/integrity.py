@@ -88,7 +88,7 @@ def set_aside(state: Path) -> list[str]:
             note.unlink()
             continue
         outputs = [Path(name) for name in made["outputs"]]
-        touched, lost, damaged = False, False, False
+        touched, lost = False, False
         for part in ("outputs", "beside"):
             for name, known in made[part].items():
                 path = Path(name)
@@ -108,11 +108,11 @@ def set_aside(state: Path) -> list[str]:
                         f"{path} is not what {note.parent.name} wrote; it is set aside as "
                         f"{path.name}{DAMAGED} and made again when it is needed"
                     )
-                    damaged = True
+                    made["again"] = touched = True
                     lost |= part == "beside"
-        if lost or damaged:
-            # Before an output goes: whoever is killed here still knows.
+        if lost:
             made["again"] = touched = True
+        # Before the other outputs go: who is killed in between still knows.
         if touched:
             io.write_json(note, made)
         if lost:

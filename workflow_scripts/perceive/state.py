@@ -133,7 +133,7 @@ class StateWriter:
             The lock file of the environment.
         """
         package_root = self.repository / "workflow_scripts" / "perceive"
-        # Most modules are of many scripts: parsing each once is 1 s of a call instead of 10.
+        # Every call of the workflow comes here, and most modules are of many scripts: each is parsed once.
         imports = functools.cache(imported_modules)
         for name, resources in scripts.items():
             script = package_root.parent / f"{name}.py"
