@@ -113,7 +113,8 @@ def test_jobs_in_a_group_and_outside_are_read(indent: str) -> None:
         "rule all:", "Reason: Input files updated by another job: results/c.json",
     )  # fmt: skip
     stats = "job    count\n----\ncalibration  1\nevaluation  1\nall   1\ntotal   3\n"
-    plan = read_plan(stats + "".join(f"{indent}{line}\n" for line in lines))
+    # As Snakemake prints it: the counts before the jobs, and again after them.
+    plan = read_plan(stats + "".join(f"{indent}{line}\n" for line in lines) + stats)
     assert (plan.jobs, plan.counts) == (2, {"calibration": 1, "evaluation": 1})
     assert plan.causes == {"the configuration of calibration: changed": ["Calibrating valence"]}
 

@@ -72,13 +72,14 @@ def read_plan(text: str) -> Plan:
     """Parse the output of ``snakemake --dry-run`` with its reasons."""
     plan = Plan()
     causes: dict[str, list[str]] = collections.defaultdict(list)
+    targets = set()
     message = None
     # Jobs of a group are indented.
     for line in map(str.strip, text.splitlines()):
         if job := _JOB.match(line):
             # Only a target is without a message; it does no work.
             message = job["message"]
-            plan.counts.pop(job["rule"], None)
+            targets.add(job["rule"])
         elif (count := _COUNT.match(line)) and count[1] not in ("total", "job"):
             plan.counts[count[1]] = int(count[2])
         elif message and (reason := _REASON.match(line)):
@@ -91,6 +92,8 @@ def read_plan(text: str) -> Plan:
                         causes[f"{what}: {_CAUSES[kind]}"].append(message)
                 elif kind != _FOLLOWS:
                     causes[part].append(message)
+    # The counts are told twice, before the jobs and after them.
+    plan.counts = {rule: count for rule, count in plan.counts.items() if rule not in targets}
     plan.causes = dict(causes)
     return plan
 
