@@ -22,12 +22,24 @@ import ast
 import functools
 import hashlib
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from perceive import io
 from perceive.io import file_sha256
+
+
+def _statements(tree: ast.AST) -> Iterator[ast.AST]:
+    """Every statement, at any depth. Most nodes of a tree are expressions, which hold no import."""
+    todo = [tree]
+    while todo:
+        node = todo.pop()
+        for name in ("body", "orelse", "finalbody", "handlers", "cases"):
+            inner = getattr(node, name, ())
+            if isinstance(inner, list):
+                todo += inner
+        yield node
 
 
 def imported_modules(source: Path, package_root: Path) -> set[Path]:
@@ -60,7 +72,7 @@ def imported_modules(source: Path, package_root: Path) -> set[Path]:
                 return
             found.add(base / "__init__.py")
 
-    for node in ast.walk(ast.parse(source.read_text(encoding="utf-8"), filename=str(source))):
+    for node in _statements(ast.parse(source.read_text(encoding="utf-8"), filename=str(source))):
         if isinstance(node, ast.Import):
             for alias in node.names:
                 add(alias.name)
