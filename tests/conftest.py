@@ -187,21 +187,15 @@ def project(tmp_path_factory: pytest.TempPathFactory) -> Project:
     return build(tmp_path_factory.mktemp("workflow").resolve())
 
 
-def results_of(project: Project) -> set[str]:
-    """Its files, but for those that the workflow keeps for itself."""
-    files = (path.relative_to(project.results) for path in project.results.rglob("*") if path.is_file())
-    return {str(path) for path in files if path.parts[0] not in ("cache", "state", "logs")}
-
-
 @pytest.fixture
 def unchanged(project: Project) -> Iterator[Project]:
     """The project, put back as it was after the test."""
     annotations, stat = project.annotations.read_bytes(), project.annotations.stat()
-    files = results_of(project)
+    files = project.files()
     yield project
     project.annotations.write_bytes(annotations)
     os.utime(project.annotations, ns=(stat.st_atime_ns, stat.st_mtime_ns))
     project.configure()
     assert project.planned("all") == {}
     # Of a file between, a plan says nothing until another job needs it.
-    assert files - results_of(project) == set()
+    assert files - project.files() == set()

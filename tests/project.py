@@ -85,6 +85,11 @@ class Project:
                 plan[line[2]] |= set(VARIABLES) & set(re.split(r"[/.]", path))
         return dict(plan)
 
+    def files(self) -> set[str]:
+        """Its results, but for what the workflow keeps for itself."""
+        found = (path.relative_to(self.results) for path in self.results.rglob("*") if path.is_file())
+        return {str(path) for path in found if path.parts[0] not in ("cache", "state", "logs")}
+
     def records(self) -> list[dict]:
         return [json.loads(line) for line in self.annotations.read_text().splitlines()]
 

@@ -43,7 +43,7 @@ WORTH = 1.0
 def sizes(results: Path) -> dict[str, float]:
     """Megabytes of each folder of the results: what a stage writes lies in the folder of its name."""
     found: collections.Counter[str] = collections.Counter()
-    for path in results.rglob("*"):
+    for path in results.glob("*/**/*"):
         if path.is_file():
             found[path.relative_to(results).parts[0]] += path.stat().st_size
     return {name: size / 2**20 for name, size in found.items()}
