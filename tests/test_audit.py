@@ -6,6 +6,7 @@ import copy
 import functools
 import hashlib
 import json
+import re
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
@@ -464,6 +465,41 @@ def test_planted_split_leaks(plant):
     world = clean(**plant.world)
     plant.leak(world)
     assert_found(world, world.splits(), plant.fails)
+
+
+def test_of_many_texts_a_sample_is_compared_with_all(monkeypatch):
+    world = clean(**NEAR)
+    assert (world.split_items["reason"] == "near_duplicate_text_in_test").any()
+    exact = {check.name: check.explanation for check in world.splits().checks}
+    assert not [name for name, words in exact.items() if "by lot" in words]
+    monkeypatch.setattr(audit, "EXACT_TEXTS", 60)
+    reports = [world.splits(), world.variable()]
+    assert [failed(report) for report in reports] == [
+        set(),
+        set(),
+    ]  # copies that were kept out are not missed
+    said = {check.name for report in reports for check in report.checks if "by lot" in check.explanation}
+    assert said == {
+        "near_text_in_two_splits",
+        "text_in_training_rows",
+        "near_text_trained_and_predicted",
+        "learned_inside_training_folds",
+    }
+    n_texts = world.items["text"].map(splits.normalise_text).nunique()
+    words = next(check.explanation for check in reports[0].checks if check.name == "near_text_in_two_splits")
+    assert re.search(rf"; \d+ of {n_texts} texts, drawn by lot, were compared with all\)", words)
+
+
+def test_a_sample_finds_what_its_share_promises(monkeypatch):
+    monkeypatch.setattr(audit, "EXACT_TEXTS", 200)
+    world = clean(**UNIQUE)
+    assert world.splits().ok
+    test = world.items["text"].iloc[world.rows("test")[:20]]
+    world.items.loc[world.rows("train")[: len(test)], "text"] = [f"{text} ok" for text in test]
+    found = next(check for check in world.splits().checks if check.name == "near_text_in_two_splits")
+    share = 1 - (1 - 200 / len(world.items)) ** 2  # a pair is found by either of its texts
+    assert found.verdict == "fail"
+    assert abs(found.count / (2 * len(test)) - share) < 0.3
 
 
 def assert_found(world: World, report: audit.AuditReport, fails: set[str]) -> None:

@@ -148,6 +148,20 @@ def test_threshold_out_of_range(threshold):
         near_duplicates.near_pairs(["a"], threshold=threshold)
 
 
+@given(corpora(), st.floats(0.5, 1), st.data())
+@relaxed
+def test_some_texts_compared_with_all(texts, threshold, data):
+    drawn = st.lists(st.integers(0, len(texts) - 1), max_size=len(texts))
+    probes = np.array(data.draw(drawn), dtype=np.int64)
+    found = exact_join.similar_pairs(texts, threshold=threshold, min_shingles=5, probes=probes)
+    assert found.tolist() == [pair for pair in all_pairs(texts, threshold, 5) if set(pair) & set(probes)]
+
+
+def test_long_texts():
+    text = " ".join(f"{word}{number}" for number in range(12) for word in WORDS)
+    assert both([text, f"{text} x"]) == [[0, 1]] and len(shingles(text)) > 1000
+
+
 @pytest.mark.parametrize("limit", ["_MAX_CANDIDATES", "_MAX_PAIRS"])
 def test_a_corpus_of_one_template_is_compared_or_refused(monkeypatch, limit):
     template = "the timer rang after {:04d} minutes and nobody in the whole house took any notice of it"
@@ -172,6 +186,8 @@ def test_blocks_do_not_change_the_result(monkeypatch):
     for module, name in ((near_duplicates, "_BLOCK"), (exact_join, "_ROWS"), (exact_join, "_PAIRS")):
         monkeypatch.setattr(module, name, 3)
     assert both(texts) == whole != []
+    monkeypatch.setattr(exact_join, "_CELLS", 2 * len(texts))  # two rows at once
+    assert both(texts) == whole
 
 
 @pytest.mark.skipif(not (DATA / "emobank").is_dir(), reason="PERCEIVE_DATA has no emobank")
