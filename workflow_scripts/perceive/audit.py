@@ -39,9 +39,9 @@ from perceive.variables import VARIABLES
 Verdict = Literal["pass", "fail", "waived"]
 Mode = Literal["grouped", "grouped_temporal"]
 
-# Comparing each text with each takes time by the square of their number. Of more texts, this many drawn by lot
-# are compared with all. A leaked pair is found if one of its texts was drawn: one at least of twenty pairs, among
-# 500,000 texts, in 98 of 100 audits.
+# Comparing each text with each takes time by the square of their number. Of more texts, this many drawn by
+# lot are compared with all. A leaked pair is found if one of its texts was drawn: one at least of twenty
+# pairs, among 500,000 texts, in 98 of 100 audits.
 EXACT_TEXTS = 50_000
 
 # The stages that record which items they used, and the split that these must come from.
