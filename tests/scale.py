@@ -4,6 +4,7 @@
     python tests/scale.py 5200 52000 --only features   the same through corpus, splits, features and one model
     python tests/scale.py 520000 --only features --folder /large/disk
 
+The table grows: a later call adds its sizes to those that stand in it, and replaces those it measures again.
 Small budgets, and an encoder of one layer: what is asked is how the cost grows, and the real encoder costs
 each new text the same. The exponent is that of the power of n between two sizes: 1 is linear, and n log n is
 1.08 from 52,000 to 520,000. Rules of less than a second and folders of less than a megabyte are left out.
@@ -119,27 +120,28 @@ def main() -> None:
     root = arguments.folder or Path(tempfile.mkdtemp(prefix="scale"))
     root.mkdir(parents=True, exist_ok=True)
     arguments.output.mkdir(parents=True, exist_ok=True)
-    parts = []
+    kept = arguments.output / f"{arguments.only}.csv"
+    table = pd.read_csv(kept) if kept.exists() else pd.DataFrame(columns=["items"])
     try:
         encoder = one_layer(root / "encoder")
         for items in sorted(arguments.items):
             folder = root / str(items)
             folder.mkdir()
-            parts.append(measure(folder, encoder, items, ONLY[arguments.only]))
-            table = pd.concat(parts, ignore_index=True)
-            table.to_csv(arguments.output / f"{arguments.only}.csv", index=False)
+            measured = measure(folder, encoder, items, ONLY[arguments.only])
+            table = pd.concat([table[table["items"] != items], measured]).sort_values(["items", "rule"])
+            table.to_csv(kept, index=False)
             print(f"\n{items:,} items", flush=True)
-            print(parts[-1].sort_values("seconds", ascending=False).to_string(index=False), flush=True)
+            print(measured.sort_values("seconds", ascending=False).to_string(index=False), flush=True)
             if arguments.folder is None:
                 shutil.rmtree(folder)
     finally:
         if arguments.folder is None:
             shutil.rmtree(root, ignore_errors=True)
-    if len(parts) > 1:
+    if table["items"].nunique() > 1:
         for column in ("seconds", "memory_mb", "disk_mb"):
             wide = growth(table, column)
             print(f"\n{column}\n{wide[wide.iloc[:, -2] >= WORTH].round(2).to_string()}")
-    plot(arguments.output / f"{arguments.only}.png", table)
+    plot(kept.with_suffix(".png"), table)
     print(f"\nAlso in {arguments.output}")
 
 
