@@ -18,7 +18,7 @@ from conftest import ENGLISH, LAYERS, WIDTH, WORDS, write_encoder
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
-from transformers import BertModel, DistilBertModel
+from transformers import AutoConfig, AutoModel, BertModel, DistilBertModel
 
 from perceive.answers import by_level
 from perceive.encoder import TextTokenizer, resolve_model
@@ -26,7 +26,7 @@ from perceive.export.graph import compile_exact
 from perceive.paths import checked, decode, encode, parents
 from perceive.taxonomy import Taxonomy
 from perceive.transformer import crossfit
-from perceive.transformer.backbone import Backbone, additive_mask, load_backbone
+from perceive.transformer.backbone import Backbone, additive_mask, ask, load_backbone
 from perceive.transformer.export import answers, ask_graph, ask_torch, build_graph
 from perceive.transformer.losses import HierarchyLoss, ScalesLoss, class_weights, focal_loss, one_hot
 from perceive.transformer.model import (
@@ -312,13 +312,43 @@ def test_padding_and_batch_mates_change_nothing(backbone: Backbone) -> None:
     np.testing.assert_allclose(together[:1], alone, atol=1e-5)
 
 
-def test_the_first_token_is_pooled_where_asked_for(backbone: Backbone) -> None:
-    model = TopTransformer(Shape(HIERARCHY, 0, WIDTH, pooling="mean_cls"), backbone).eval()
+@pytest.mark.parametrize("kind", ["bert", "roberta", "xlm-roberta", "electra", "distilbert"])
+def test_a_layer_asked_for_all_positions_is_the_layer(kind: str) -> None:
+    sizes = {"vocab_size": 20, "max_position_embeddings": 20}
+    if kind == "distilbert":
+        config = AutoConfig.for_model(kind, dim=WIDTH, n_layers=1, n_heads=4, hidden_dim=24, **sizes)
+    else:
+        config = AutoConfig.for_model(
+            kind,
+            hidden_size=WIDTH,
+            num_hidden_layers=1,
+            num_attention_heads=4,
+            intermediate_size=24,
+            hidden_act="gelu",
+            **sizes,
+        )
+    torch.manual_seed(0)
+    whole = AutoModel.from_config(config, attn_implementation="eager").eval()
+    layer = (whole.transformer if kind == "distilbert" else whole.encoder).layer[0]
+    for parameter in layer.parameters():
+        torch.nn.init.normal_(parameter, std=0.3)
+    states = torch.randn(3, 6, WIDTH)
+    attention = additive_mask(torch.arange(6) < torch.tensor([[2], [6], [4]]))
+    with torch.inference_mode():
+        expected = layer(states, attention)
+        found = ask(layer, states, states, attention)
+        one = ask(layer, states[:, :1], states, attention)
+    np.testing.assert_allclose(found, expected, atol=1e-5)
+    np.testing.assert_allclose(one, expected[:, :1], atol=1e-5)
+
+
+def test_the_head_reads_the_mean_where_no_layer_is_trained(backbone: Backbone) -> None:
+    model = TopTransformer(Shape(HIERARCHY, 0, WIDTH), backbone).eval()
     states = torch.randn(2, 4, WIDTH)
-    features = model.features(states, torch.ones(2, 4, dtype=torch.bool), torch.zeros(2, 0))
-    assert features.shape == (2, 2 * WIDTH)
-    first = torch.nn.functional.layer_norm(states[:, 0], (WIDTH,))
-    np.testing.assert_allclose(features[:, WIDTH:], first, atol=1e-6)
+    mask = torch.tensor([[True] * 4, [True, True, False, False]])
+    features = model.features(states, mask, torch.zeros(2, 0))
+    mean = torch.stack([states[0].mean(dim=0), states[1, :2].mean(dim=0)])
+    np.testing.assert_allclose(features, torch.nn.functional.layer_norm(mean, (WIDTH,)), atol=1e-6)
 
 
 def test_a_label_without_children_is_refused() -> None:
@@ -442,13 +472,16 @@ def test_layers_learn_and_the_encoder_does_not(store: StateStore, backbone: Back
 
 
 def test_the_trained_layers_are_copies_of_the_topmost(store: StateStore, backbone: Backbone) -> None:
-    store.prepare(["w1 w2 w3 w4 w5"], [1, 3])
+    store.prepare(["w1 w2 w3 w4 w5"], [1, 2])
     model = TopTransformer(Shape(HIERARCHY, 2, WIDTH), backbone).eval()
     states, mask = store.states(["w1 w2 w3 w4 w5"], 1).batch(np.array([0]))
     with torch.inference_mode():
         found = model.features(torch.from_numpy(states).float(), torch.from_numpy(mask), torch.zeros(1, 0))
-    last = torch.from_numpy(store.states(["w1 w2 w3 w4 w5"], 3).batch(np.array([0]))[0]).float()
-    np.testing.assert_allclose(found, torch.nn.functional.layer_norm(last.mean(dim=1), (WIDTH,)), atol=5e-3)
+    entering = torch.from_numpy(store.states(["w1 w2 w3 w4 w5"], 2).batch(np.array([0]))[0]).float()
+    with torch.inference_mode():
+        last = ask(backbone.layers[2], entering.mean(dim=1, keepdim=True), entering, torch.zeros(1, 1, 1, 1))
+    expected = torch.nn.functional.layer_norm(last[:, 0], (WIDTH,))
+    np.testing.assert_allclose(found, expected, atol=5e-3)
     assert not {*map(id, model.layers.parameters())} & {*map(id, backbone.layers.parameters())}
 
 
@@ -692,7 +725,7 @@ def test_a_saved_model_answers_as_before(
     hierarchy = isinstance(output, Hierarchy)
     targets = one_hot(codes, HIERARCHY) if hierarchy else [extra.astype(np.float32) % 1]
     examples = examples_of(store, texts, targets, output, extra)
-    parameters = replace(QUICK, top_layers=2, epochs=1, pooling="mean_cls", dropout=0.2)
+    parameters = replace(QUICK, top_layers=2, epochs=1, dropout=0.2)
     model = fit(examples, np.arange(60), backbone, parameters, F32, seed=0)
     save(model, tmp_path)
     again = load(tmp_path, backbone)

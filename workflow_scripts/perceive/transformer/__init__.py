@@ -5,7 +5,7 @@
 ``states``
     What its frozen lower layers give, computed once for each text and kept on disk.
 ``model``
-    The trained part: top layers, pooling, and a head (conditional softmaxes, or scales).
+    The trained part: top layers and a head (conditional softmaxes, or scales).
 ``losses``, ``training``
     How it learns; the same data, seed and machine give the same weights.
 ``crossfit``

@@ -1,4 +1,7 @@
-"""The trained part of the transformer: top layers, pooling, and a head for a hierarchy or for scales.
+"""The trained part of the transformer: top layers and a head for a hierarchy or for scales.
+
+The last layer works for one position, the mean of the states that enter it, which attends to all tokens. Next
+to the mean over a last layer of all tokens, that trains and serves in a sixth of the layer's work.
 
 A hierarchy's head gives p(core), p(nuance | core), p(micro | nuance): at each level one logit a label, and a
 softmax among siblings alone. The probabilities of a level are their products down the path, so every level
@@ -9,7 +12,7 @@ from __future__ import annotations
 
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -18,12 +21,10 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 from perceive import io
-from perceive.transformer.backbone import Backbone, additive_mask
+from perceive.transformer.backbone import Backbone, additive_mask, ask
 
 if TYPE_CHECKING:
     from perceive.taxonomy import Taxonomy
-
-Pooling = Literal["mean", "mean_cls"]
 
 WEIGHTS_FILE, CONFIG_FILE = "model.safetensors", "model.json"
 LARGEST_EXTRA = 5.0
@@ -86,15 +87,12 @@ class Shape:
         Length of a token state.
     extra : tuple of str
         Names of the extra inputs of an item.
-    pooling : 'mean' or 'mean_cls'
-        Mean over the tokens, or that and the first token.
     """
 
     output: Output
     top_layers: int
     width: int
     extra: tuple[str, ...] = ()
-    pooling: Pooling = "mean"
 
 
 class HierarchyHead(nn.Module):
@@ -168,7 +166,7 @@ class ScalesHead(nn.Module):
 
 
 class TopTransformer(nn.Module):
-    """Top layers, pooling and head.
+    """Top layers and head.
 
     Parameters
     ----------
@@ -182,9 +180,8 @@ class TopTransformer(nn.Module):
         self.shape = shape
         self.source_sha256 = backbone.sha256
         self.layers = backbone.top(shape.top_layers)
-        pooled = shape.width * (2 if shape.pooling == "mean_cls" else 1)
         self.dropout = nn.Dropout(0.0)
-        width = pooled + len(shape.extra)
+        width = shape.width + len(shape.extra)
         output = shape.output
         self.head = (
             HierarchyHead(width, output) if isinstance(output, Hierarchy) else ScalesHead(width, output)
@@ -208,15 +205,14 @@ class TopTransformer(nn.Module):
             As they come; they are standardised here.
         """
         attention = additive_mask(mask)
-        for layer in self.layers:
+        for layer in self.layers[:-1]:
             states = layer(states, attention)
-        states = states.float()
         weight = mask.float()[:, :, None]
-        pooled = [(states * weight).sum(dim=1) / weight.sum(dim=1)]
-        if self.shape.pooling == "mean_cls":
-            pooled.append(states[:, 0])
+        pooled = (states.float() * weight).sum(dim=1) / weight.sum(dim=1)
+        for layer in self.layers[-1:]:
+            pooled = ask(layer, pooled[:, None], states, attention)[:, 0].float()
         # Encoders differ in the scale of their states; the head's learning rate should not have to.
-        parts = [self.dropout(nn.functional.layer_norm(part, part.shape[1:])) for part in pooled]
+        parts = [self.dropout(nn.functional.layer_norm(pooled, pooled.shape[1:]))]
         if self.shape.extra:
             standard = (extra - self.get_buffer("extra_mean")) / self.get_buffer("extra_deviation")
             parts.append(standard.clamp(-LARGEST_EXTRA, LARGEST_EXTRA))

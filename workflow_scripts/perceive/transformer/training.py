@@ -1,7 +1,7 @@
 """Training on cached token states, and prediction from them.
 
 The same examples, rows, seed, threads and machine give the same weights. On a CPU with bf16 arithmetic, and
-on a GPU, the layers compute in bf16 (autocast); pooling, head, loss and weights stay in float32.
+on a GPU, the layers compute in bf16 (autocast); means, head, loss and weights stay in float32.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from perceive.torch_runs import reproducible, torch_threads
 from perceive.transformer.backbone import Backbone
 from perceive.transformer.losses import HierarchyLoss, ScalesLoss, class_weights
-from perceive.transformer.model import Hierarchy, Output, Pooling, Shape, TopTransformer
+from perceive.transformer.model import Hierarchy, Output, Shape, TopTransformer
 from perceive.transformer.states import TokenStates
 
 log = logging.getLogger(__name__)
@@ -62,7 +62,6 @@ class Hyperparameters:
     batch_rows : int
     weight_decay : float
         Of the weight matrices.
-    pooling : 'mean' or 'mean_cls'
     """
 
     top_layers: int = 2
@@ -78,7 +77,6 @@ class Hyperparameters:
     class_bound: float = 4.0
     batch_rows: int = 32
     weight_decay: float = 0.01
-    pooling: Pooling = "mean"
 
 
 Precision = Literal["auto", "bf16", "f32"]
@@ -285,9 +283,7 @@ def _features(
 def _new_model(
     examples: Examples, rows: Rows, backbone: Backbone, parameters: Hyperparameters
 ) -> TopTransformer:
-    shape = Shape(
-        examples.output, parameters.top_layers, backbone.width, examples.extra_names, parameters.pooling
-    )
+    shape = Shape(examples.output, parameters.top_layers, backbone.width, examples.extra_names)
     model = TopTransformer(shape, backbone)
     for name, module in model.named_modules():
         if isinstance(module, torch.nn.Dropout):
