@@ -1,7 +1,7 @@
 """The trained part of the transformer: top layers and a head for a hierarchy or for scales.
 
-The last layer works for one position, the mean of the states that enter it, which attends to all tokens. Next
-to the mean over a last layer of all tokens, that trains and serves in a sixth of the layer's work.
+The last layer works for one position, the mean of the states that enter it, which attends to all tokens: next
+to a mean over what the layer makes of every token, that costs hardly anything in training and in serving.
 
 A hierarchy's head gives p(core), p(nuance | core), p(micro | nuance): at each level one logit a label, and a
 softmax among siblings alone. The probabilities of a level are their products down the path, so every level
@@ -210,7 +210,7 @@ class TopTransformer(nn.Module):
         weight = mask.float()[:, :, None]
         pooled = (states.float() * weight).sum(dim=1) / weight.sum(dim=1)
         for layer in self.layers[-1:]:
-            pooled = ask(layer, pooled[:, None], states, attention)[:, 0].float()
+            pooled = ask(layer, pooled, states, attention).float()
         # Encoders differ in the scale of their states; the head's learning rate should not have to.
         parts = [self.dropout(nn.functional.layer_norm(pooled, pooled.shape[1:]))]
         if self.shape.extra:
