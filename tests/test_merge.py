@@ -502,9 +502,10 @@ def test_transformers_share_their_frozen_layers(
         check_answers(model, models, batch, 1e-6 if precision == "fp32" else 1e-5)
 
     # Of the four models, all but the deeper one leave two layers of three as they were, that one the lowest.
+    # The last layer of the three trained ones works for one position, without this operation.
     layers = SHARED + 1 + 1 + 1 + 2
-    assert counts(merged)["ScaledDotProductAttention"] == layers
-    assert sum(counts(model)["ScaledDotProductAttention"] for model in models.values()) == 4 * LAYERS
+    assert counts(merged)["ScaledDotProductAttention"] == layers - 3
+    assert sum(counts(model)["ScaledDotProductAttention"] for model in models.values()) == 4 * LAYERS - 3
     # The table of words is in the file once, and so is each layer. Little else is in it.
     bytes_each = {"fp32": 4, "fp16": 2, "int8": 1}[precision]
     sizes = [
@@ -535,7 +536,8 @@ def test_a_layer_that_was_trained_is_not_shared(graphs: dict[str, ov.Model], bac
     weight.data.view(torch.int32).view(-1)[0] += 1  # the last bit
     merged = merge({"encoder": graphs["encoder"], "valence": build_graph(model, backbone)}, "both")
     found = counts(merged)["ScaledDotProductAttention"]
-    assert found == 1 + 2 * (LAYERS - 1), "what lies above a changed layer reads other inputs"
+    # The lowest layer is shared, and the last of the trained ones does without this operation.
+    assert found == 1 + 2 * (LAYERS - 1) - 1, "what lies above a changed layer reads other inputs"
 
 
 # --- the sentence encoder --------------------------------------------------------------------------------

@@ -1,8 +1,10 @@
 """One OpenVINO graph for a variable: trees, softmax blend and calibrator, exact for float32 input.
 
 All trees of all base models and of the blender walk down together: one step looks up, for every tree at
-once, the feature and the threshold of the node it stands on, and moves. The sums are one matrix product. So
-the number of operations grows with the depth, not with the number of trees or of models.
+once, the feature and the threshold of the node it stands on, and moves. The leaves are summed by runs of a
+few trees, and the runs by one matrix product (by it alone, the matrix of trees and outputs would be read for
+every row: 14 MB in a bundle of 15,000 trees). So the number of operations grows with the depth, not with the
+number of trees or of models.
 
 Missing values cost nothing per node. The input is widened once into *slots*, one for each combination of
 column, missing mode and default side that occurs; in its slot a missing value already is -inf (left
@@ -57,6 +59,9 @@ BLENDER = "blender"
 
 EDGES_AT_MOST = 255
 """Distinct thresholds of a slot whose bins, 0 to this number, fit uint8; a leaf's bin is this number."""
+
+TREES_PER_RUN = 16
+"""Trees of one output whose leaves are summed before the matrix product."""
 
 LEAVES_AT_ONCE = 4_000_000
 """Pairs of row and tree whose leaves are compared together; bounds the memory of the proof."""
@@ -216,7 +221,7 @@ def lower_forest(forest: Forest, matrix: ov.Output, precision: str = "fp32") -> 
     n_rows = ops.squeeze(ops.gather(ops.shape_of(slots, "i32"), _ints([0]), _int(0)), _ints([0]))
     stop = ops.multiply(n_rows, _int(n_slots))
     offset = ops.unsqueeze(ops.range(_int(0), stop, _int(n_slots), "i32"), _ints([1]))
-    child, slot, leaf, indicator = _tables(forest, precision)
+    child, slot, leaf, scale = _tables(forest, precision)
     deciding = ops.constant if limit.dtype == np.uint8 else _deciding
     threshold = deciding(limit)
 
@@ -242,21 +247,53 @@ def lower_forest(forest: Forest, matrix: ov.Output, precision: str = "fp32") -> 
     # concat also where it has one input only: it names the result
     final = ops.concat([at, *finished], 1)
     final.set_friendly_name(FINAL_NODES)
-    sums = ops.matmul(ops.gather(leaf, final, _int(0)), indicator, False, True)
+    return _summed(forest, ops.gather(leaf, final, _int(0)).output(0), scale)
+
+
+def _summed(forest: Forest, leaves: ov.Output, scale: NDArray[np.float32]) -> ov.Output:
+    """Sums, float32 [N, outputs], of the leaves where the trees ended, float32 [N, T] in the walk's order.
+
+    The trees of an output are cut into runs of `TREES_PER_RUN`, the last one filled up with trees that count
+    nothing.
+
+    Parameters
+    ----------
+    scale : ndarray of shape (T,)
+        What a tree's leaves are multiplied by; in the order of the walk.
+    """
+    n_outputs = len(forest.bias)
+    by_output = np.argsort(forest.output, kind="stable")
+    counts = np.bincount(forest.output, minlength=n_outputs)
+    runs = -(-counts // TREES_PER_RUN)
+    starts = np.cumsum(runs) - runs
+    within = np.arange(len(by_output)) - np.repeat(np.cumsum(counts) - counts, counts)
+    place = np.repeat(starts, counts) * TREES_PER_RUN + within
+    tree = np.zeros(runs.sum() * TREES_PER_RUN, dtype=np.int64)
+    share = np.zeros(len(tree), dtype=np.float32)
+    tree[place], share[place] = by_output, scale[by_output]
+    ordered = ops.multiply(ops.gather(leaves, _ints(tree), _int(1)), _deciding(share[None]))
+    of_run = ops.reduce_sum(
+        ops.reshape(ordered, _ints([0, len(tree) // TREES_PER_RUN, TREES_PER_RUN]), special_zero=True),
+        _ints([2]),
+        keep_dims=False,
+    )
+    # Made while compiling, so that it takes no room in the file.
+    belongs = ops.equal(_small(np.repeat(np.arange(n_outputs), runs)[None]), _ints(range(n_outputs), (-1, 1)))
+    sums = ops.matmul(of_run, ops.convert(belongs, "f32"), False, True)
     return ops.add(sums, ops.constant(forest.bias[None].astype(np.float32))).output(0)
 
 
-def _tables(forest: Forest, precision: str) -> tuple[ov.Output, ov.Output, ov.Output, ov.Output]:
-    """What a walk looks up: child and slot, int32 [M], leaf value, float32 [M], and float32 [outputs, T].
+def _tables(forest: Forest, precision: str) -> tuple[ov.Output, ov.Output, ov.Output, NDArray[np.float32]]:
+    """What a walk looks up: child and slot, int32 [M], leaf value, float32 [M]; and the trees' scales, [T].
 
-    The last says how much each tree, in the order of the walk, adds to each sum.
+    The last, in the order of the walk, is what a tree's leaves are to be multiplied by.
     """
-    n_outputs, n_trees = len(forest.bias), len(forest.root)
+    n_trees = len(forest.root)
     if precision == "fp32":
-        indicator = np.zeros((n_outputs, n_trees), dtype=np.float32)
-        indicator[forest.output, np.arange(n_trees)] = 1
-        tables = (forest.child, forest.slot, forest.value, indicator)
-        return tuple(ops.constant(table).output(0) for table in tables)  # type: ignore[return-value]
+        child, slot, leaf = (
+            ops.constant(table).output(0) for table in (forest.child, forest.slot, forest.value)
+        )
+        return child, slot, leaf, np.ones(n_trees, dtype=np.float32)
 
     # Children lie close behind their parents, so that the distance takes a byte in most forests. Only roots
     # lie far off: they are walked through before any table is read.
@@ -266,7 +303,7 @@ def _tables(forest: Forest, precision: str) -> tuple[ov.Output, ov.Output, ov.Ou
     distance = _small(ahead)
     child = ops.add(number, distance)
 
-    # Each tree has a scale of its own, which costs nothing: it is the tree's share in the sums.
+    # Each tree has a scale of its own, which costs nothing: the padding of the runs asks for one anyway.
     leaves = forest.leaf_tree >= 0
     largest = np.zeros(n_trees)
     np.maximum.at(largest, forest.leaf_tree[leaves], np.abs(forest.value[leaves]))
@@ -285,9 +322,7 @@ def _tables(forest: Forest, precision: str) -> tuple[ov.Output, ov.Output, ov.Ou
     else:
         slot = _small(forest.slot)
         leaf = ops.convert(ops.constant(scaled.astype(np.float16)), "f32")
-    adds = ops.equal(_small(forest.output[None]), _ints(range(n_outputs), (-1, 1)))
-    share = ops.multiply(ops.convert(adds, "f32"), ops.constant(scale[forest.tree][None]))
-    return child.output(0), slot.output(0), leaf.output(0), share.output(0)
+    return child.output(0), slot.output(0), leaf.output(0), scale[forest.tree]
 
 
 def _small(numbers: NDArray, least: type[np.integer] = np.uint8) -> Any:
@@ -549,12 +584,12 @@ def _described(model: ov.Model, variable: str, about: Mapping[str, Sequence[str]
 
 
 def _deciding(values: ArrayLike) -> Any:
-    """A float32 constant that decisions are made by, marked so that no pass turns it to half precision.
+    """A float32 constant that decisions or scales are, marked so that no pass turns it to half precision.
 
     `save_ir` compresses nothing, but ``openvino.save_model`` does unless told not to: reading a graph and
-    saving it again would move walks, turn infinities into 65504, and make neighbouring knots of a calibrator
-    one. Python cannot set the mark, but the
-    reader of IRs can, so the constant is read. In an IR the mark is called "precise"; OpenVINO 2026.4 reads
+    saving it again would move walks, turn infinities into 65504, round off the scales of small leaves, and
+    make neighbouring knots of a calibrator one. Python cannot set the mark, but the reader of IRs can, so the
+    constant is read. In an IR the mark is called "precise"; OpenVINO 2026.4 reads
     it as its ``DisablePrecisionConversion`` and saves it under that name.
     """
     array = np.array(values, dtype=np.float32)
