@@ -278,7 +278,8 @@ def _summed(forest: Forest, leaves: ov.Output, scale: NDArray[np.float32]) -> ov
         keep_dims=False,
     )
     # Made while compiling, so that it takes no room in the file.
-    belongs = ops.equal(_small(np.repeat(np.arange(n_outputs), runs)[None]), _ints(range(n_outputs), (-1, 1)))
+    of_output = np.repeat(np.arange(n_outputs), runs)
+    belongs = ops.equal(_ints(of_output, (1, -1)), _ints(range(n_outputs), (-1, 1)))
     sums = ops.matmul(of_run, ops.convert(belongs, "f32"), False, True)
     return ops.add(sums, ops.constant(forest.bias[None].astype(np.float32))).output(0)
 
@@ -589,8 +590,8 @@ def _deciding(values: ArrayLike) -> Any:
     `save_ir` compresses nothing, but ``openvino.save_model`` does unless told not to: reading a graph and
     saving it again would move walks, turn infinities into 65504, round off the scales of small leaves, and
     make neighbouring knots of a calibrator one. Python cannot set the mark, but the reader of IRs can, so the
-    constant is read. In an IR the mark is called "precise"; OpenVINO 2026.4 reads
-    it as its ``DisablePrecisionConversion`` and saves it under that name.
+    constant is read. In an IR the mark is called "precise"; OpenVINO 2026.4 reads it as its
+    ``DisablePrecisionConversion`` and saves it under that name.
     """
     array = np.array(values, dtype=np.float32)
     shape = ",".join(map(str, array.shape))
