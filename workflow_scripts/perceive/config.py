@@ -216,7 +216,8 @@ class RegressorSettings(Section):
         2,
         ge=0,
         le=48,
-        description="Layers of the encoder that are trained, from the top; 0 trains the head alone.",
+        description="Layers of the encoder that are trained, from the top; 0 trains the head alone. The last "
+        "one works for one position, so that the second costs more than the first, in training and serving.",
     )
     learning_rate: float = Field(4e-4, gt=0, le=0.1, description="Peak rate of the topmost layer.")
     layer_decay: float = Field(0.8, gt=0, le=1, description="Rate of a layer by that of the layer above it.")
@@ -323,8 +324,9 @@ class SearchSpace(Section):
 class TransformerSpace(Section):
     top_layers: Annotated[Range, _within(0, 48, whole=True)] = Field(
         Range(low=0, high=2),
-        description="Layers of the encoder that are trained, from the top; 0 trains the heads alone. A "
-        "training takes time in proportion: with a GPU, allow all layers.",
+        description="Layers of the encoder that are trained, from the top; 0 trains the heads alone. The "
+        "last one works for one position and costs little; training and serving take time in proportion to "
+        "the others: with a GPU, allow all layers.",
     )
     learning_rate: Annotated[Range, _within(0, 0.1, above=True)] = Field(
         Range(low=1e-4, high=6e-4), description="Peak rate of the topmost layer, on a log scale."

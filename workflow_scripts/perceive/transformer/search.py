@@ -193,7 +193,8 @@ class TransformerSearch(ResumableSearch):
 
     def _objective(self, trial: optuna.Trial) -> float:
         parameters = self._suggest(trial)
-        trial.set_user_attr("cost", parameters.top_layers)  # the frozen layers serve every model at once
+        # The frozen layers serve every model at once, and the last trained one works for one position.
+        trial.set_user_attr("cost", max(0, parameters.top_layers - 1))
         done = self.finished()
         complete = any(t.state == TrialState.COMPLETE for t in done)
         started = time.monotonic()
