@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import openvino as ov
 import pandas as pd
 import pytest
 from project import REPOSITORY, Project
@@ -43,7 +44,7 @@ from perceive.serving.build import (
 from perceive.serving.bundle import Bundle, BundleError
 from perceive.serving.history import History, HistoryError
 from perceive.serving.plan import stages
-from perceive.serving.scorer import Perceiver
+from perceive.serving.scorer import Perceiver, _Graph
 from perceive.taxonomy import load_taxonomy
 from perceive.variables import CORES, HIERARCHIES, VARIABLES
 
@@ -190,6 +191,18 @@ def test_fast_arithmetic_is_for_graphs_that_read_text_alone(bundle: Path) -> Non
     names = ["text_fp16", "text_int8", "encoder_hi_fp16", "heads_1_fp16"]
     options = compile_options(names, parity)
     assert set(options) == {"default", "text_fp16", "encoder_hi_fp16"}
+
+
+def test_arithmetic_that_the_cpu_would_emulate_is_not_asked_for(
+    bundle: Path, some: list[dict[str, Any]]
+) -> None:
+    scorer = Perceiver(Bundle.open(bundle, "fp16").compiled_with(FAST["fp16"]), device="CPU")
+    own = scorer.graphs["text"]
+    assert isinstance(own, _Graph)
+    scorer.score(some[:1])
+    compiled = [request.get_compiled_model() for request in own._requests.values()]
+    asked = {model.get_property("INFERENCE_PRECISION_HINT") == ov.Type.bf16 for model in compiled}
+    assert asked == {"BF16" in ov.Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")}
 
 
 def test_full_quantization_is_kept_only_where_it_passes(

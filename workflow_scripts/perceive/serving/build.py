@@ -23,7 +23,7 @@ from perceive.features.embedding import anchor_matrix
 from perceive.features.lexical import VADER_FILES, vader_folder
 from perceive.features.matrix import Projection
 from perceive.serving.bundle import REPOSITORY_CONFIG, Bundle, reads_text, write_manifest
-from perceive.serving.scorer import Perceiver
+from perceive.serving.scorer import Perceiver, is_native
 from perceive.variables import CORES
 
 log = logging.getLogger(__name__)
@@ -34,7 +34,8 @@ FAST: dict[str, dict[str, str]] = {
     "int8": {"INFERENCE_PRECISION_HINT": "f32", "DYNAMIC_QUANTIZATION_GROUP_SIZE": "32"},
 }
 """Options for the graphs that read text, in place of exact arithmetic: about twice as fast where the CPU has
-bf16 or int8 products. A bundle has them where its parity holds with them."""
+bf16 or int8 products. A bundle has them where its parity holds with them; a scorer drops those that its own
+CPU would have to emulate."""
 
 
 class ParityError(RuntimeError):
@@ -288,7 +289,7 @@ class Proof:
         }
 
     def of_all(self, folder: Path, known: Mapping[str, dict[str, Any]]) -> dict[str, Any]:
-        """Score with each precision: with fast arithmetic for the texts where that passes.
+        """Score with each precision: with fast arithmetic for the texts where this CPU has it and it passes.
 
         Parameters
         ----------
@@ -310,7 +311,8 @@ class Proof:
         found = dict(known)
         for precision in PRECISIONS:
             bundle = Bundle.open(folder, precision)
-            if precision in FAST and precision not in found:
+            fast = precision in FAST and is_native(ov.Core(), FAST[precision])
+            if fast and precision not in found:
                 found[precision] = self.of(bundle.compiled_with(FAST[precision]), "fast")
             if precision not in found or not found[precision]["passes"]:
                 found[precision] = self.of(bundle.compiled_with({}), "exact")
