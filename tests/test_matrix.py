@@ -103,6 +103,15 @@ def test_384_dimensions_pass_unchanged() -> None:
     np.testing.assert_array_equal(projection.transform(values, languages), values)
 
 
+def test_dimensions_that_the_encoder_has_switched_off_say_nothing() -> None:
+    values = np.random.default_rng(0).normal(size=(50, 384)).astype(np.float32)
+    values[:, 7] *= 1e-33
+    values[:, 9] = 3e-8 - 1e-9 * values[:, 9]
+    out = Projection.fit(values, ["en"] * 50).transform(values, ["en"] * 50)
+    assert not out[:, [7, 9]].any()
+    np.testing.assert_array_equal(np.delete(out, [7, 9], axis=1), np.delete(values, [7, 9], axis=1))
+
+
 def test_fewer_dimensions_are_padded_with_zeros() -> None:
     values = np.random.default_rng(0).normal(size=(5, 100)).astype(np.float32)
     out = Projection.fit(values, ["en"] * 5).transform(values, ["en"] * 5)

@@ -40,6 +40,10 @@ SEQUENCE_BASES: tuple[str, ...] = (*BASE_FEATURES, GRU)
 
 PATH_BASES: tuple[str, ...] = ("lx", "eb", TRANSFORMER)
 """Base models of a hierarchy variable, in the order of the blender's outputs."""
+SILENT = 1e-6
+"""Embedding values up to this size count as zero. An encoder may have dimensions that it has switched off:
+three of MiniLM's lie at 1e-8 and 1e-33 for every text. A tree would split on them all the same, and a network
+raise them to unit variance; in half precision they are gone."""
 LENGTHS = ("SHORT", "MEDIUM", "LONG")
 LANGUAGES = ("en", "hinglish")
 CONTEXT: tuple[str, ...] = (
@@ -128,7 +132,7 @@ class Projection:
         return result
 
     def transform(self, embeddings: np.ndarray, languages: Sequence[str] | np.ndarray) -> np.ndarray:
-        """Reduce rows.
+        """Reduce rows; what is `SILENT` becomes zero.
 
         Returns
         -------
@@ -145,6 +149,7 @@ class Projection:
             else:
                 width = min(embeddings.shape[1], EMBEDDING_DIMENSION)
                 out[rows, :width] = np.nan_to_num(embeddings[rows][:, :width])
+        out[np.abs(out) <= SILENT] = 0
         return out
 
     def tensors(self) -> dict[str, np.ndarray]:
