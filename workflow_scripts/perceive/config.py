@@ -213,7 +213,7 @@ class BaseModelSettings(Section):
 
 class RegressorSettings(Section):
     top_layers: int = Field(
-        2,
+        1,
         ge=0,
         le=48,
         description="Layers of the encoder that are trained, from the top; 0 trains the head alone. The last "
@@ -223,7 +223,7 @@ class RegressorSettings(Section):
     layer_decay: float = Field(0.8, gt=0, le=1, description="Rate of a layer by that of the layer above it.")
     head_factor: float = Field(10.0, ge=1, description="Rate of the head by that of the topmost layer.")
     dropout: float = Field(0.1, ge=0, le=0.9, description="Dropout of the token states.")
-    epochs: int = Field(3, ge=1, le=100, description="Passes over the training rows; no fold peeks.")
+    epochs: int = Field(6, ge=1, le=100, description="Passes over the training rows; no fold peeks.")
     warmup: float = Field(0.1, ge=0, le=1, description="Share of the steps in which the rates rise.")
 
 
