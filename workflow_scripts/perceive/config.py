@@ -323,7 +323,7 @@ class SearchSpace(Section):
 
 class TransformerSpace(Section):
     top_layers: Annotated[Range, _within(0, 48, whole=True)] = Field(
-        Range(low=0, high=2),
+        Range(low=0, high=1),
         description="Layers of the encoder that are trained, from the top; 0 trains the heads alone. The "
         "last one works for one position and costs little; training and serving take time in proportion to "
         "the others: with a GPU, allow all layers.",
@@ -338,10 +338,10 @@ class TransformerSpace(Section):
         Range(low=5, high=30), description="Rate of the heads by that of the topmost layer, on a log scale."
     )
     dropout: Annotated[Range, _within(0, 0.9)] = Field(
-        Range(low=0.0, high=0.3), description="Dropout of the token states."
+        Range(low=0.1, high=0.4), description="Dropout of the token states."
     )
     epochs: Annotated[Range, _within(1, 100, whole=True)] = Field(
-        Range(low=3, high=5), description="Passes over the training rows."
+        Range(low=4, high=12), description="Passes over the training rows."
     )
     warmup: Annotated[Range, _within(0, 1)] = Field(
         Range(low=0.0, high=0.2), description="Share of the steps in which the rates rise."

@@ -64,12 +64,12 @@ class Hyperparameters:
         Of the weight matrices.
     """
 
-    top_layers: int = 2
+    top_layers: int = 1
     learning_rate: float = 4e-4
     layer_decay: float = 0.8
     head_factor: float = 20.0
-    dropout: float = 0.1
-    epochs: int = 4
+    dropout: float = 0.3
+    epochs: int = 8
     warmup: float = 0.1
     gamma: float = 2.0
     level_ratio: float = 0.7
