@@ -42,8 +42,8 @@ PATH_BASES: tuple[str, ...] = ("lx", "eb", TRANSFORMER)
 """Base models of a hierarchy variable, in the order of the blender's outputs."""
 SILENT = 1e-6
 """Embedding values up to this size count as zero. An encoder may have dimensions that it has switched off:
-three of MiniLM's lie at 1e-8 and 1e-33 for every text. A tree would split on them all the same, and a network
-raise them to unit variance; in half precision they are gone."""
+three of MiniLM's lie at 1e-8 and 1e-33 for every text. A tree would split on them all the same, and in half
+precision they are gone."""
 LENGTHS = ("SHORT", "MEDIUM", "LONG")
 LANGUAGES = ("en", "hinglish")
 CONTEXT: tuple[str, ...] = (
