@@ -155,7 +155,8 @@ def build(folder: Path) -> Project:
     assert killed.poll() is None, (folder / "killed.log").read_text()
     killed.send_signal(signal.SIGKILL)
     killed.wait()
-    wait_for(lambda: not scripts_of(folder), 5, "the scripts of the killed run to die")
+    # A script that was still importing sees only afterwards that its parent is gone.
+    wait_for(lambda: not scripts_of(folder), 60, "the scripts of the killed run to die")
     assert not (made.results / "acceptance.tsv").exists()
     done = made.run("all")
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]

@@ -55,7 +55,7 @@ def main() -> None:
             running.send_signal(signal.SIGKILL)
             running.wait()
             kills += 1
-            wait_for(lambda: not scripts_of(killed.folder), 5, "the scripts to die")
+            wait_for(lambda: not scripts_of(killed.folder), 60, "the scripts to die")
             made = sum(path.is_file() for path in killed.results.rglob("*"))
             print(f"kill {kills}: {made} files so far", flush=True)
         output = (killed.folder / "killed.log").read_text()

@@ -399,7 +399,7 @@ def test_a_second_run_at_once_is_refused(unchanged: Project) -> None:
     finally:
         first.kill()
         first.wait()
-    wait_for(lambda: not scripts_of(unchanged.folder), 5, "the scripts to die")
+    wait_for(lambda: not scripts_of(unchanged.folder), 60, "the scripts to die")
     # Snakemake took the forced jobs' old outputs away, and makes them again only for who needs them.
     gone = sorted(f"results/{name}" for name in files - unchanged.files())
     assert unchanged.run("all", *gone).returncode == 0
