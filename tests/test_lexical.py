@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import sys
 import time
+import unicodedata
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +15,7 @@ from hypothesis import strategies as st
 
 from perceive.features.anchors import load_anchors
 from perceive.features.lexical import (
+    _PUNCTUATION,
     EMOTIONS,
     FEATURES,
     LANGUAGES,
@@ -286,6 +289,12 @@ def test_counts():
     row = features("bahut zyada thaka, thoda bhi mann nahi", "hinglish")
     assert row["intensifiers"] == 1 and row["diminishers"] == 1
     assert features("“yeh” kya।", "hinglish")["punct_count"] == 3
+
+
+def test_no_punctuation_of_unicode_is_missed() -> None:
+    every = [chr(code) for code in range(sys.maxunicode + 1)]
+    marks = [one for one in every if unicodedata.category(one).startswith("P")]
+    assert len(marks) > 800 and len(_PUNCTUATION.findall("".join(marks))) == len(marks)
 
 
 def test_an_emoji_sequence_counts_once():

@@ -2,13 +2,13 @@
 
 from pathlib import Path
 
-import lightgbm as lgb
 import numpy as np
 import pandas as pd
 from snakemake.iocontainers import Snakemake
 
 from perceive import io, job
 from perceive.answers import blended, fill, upstream_frame
+from perceive.boosters import lgb
 from perceive.classifiers import read_trees
 from perceive.encoder import TextTokenizer, resolve_model
 from perceive.features.matrix import PATH_BASES, context

@@ -2,11 +2,11 @@
 
 from pathlib import Path
 
-import lightgbm as lgb
 import numpy as np
 from snakemake.iocontainers import Snakemake
 
 from perceive import io, job
+from perceive.boosters import lgb
 from perceive.classifiers import read_trees
 from perceive.encoder import TextTokenizer, resolve_model
 from perceive.export.path_report import export_paths

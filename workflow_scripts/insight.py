@@ -3,12 +3,12 @@
 from pathlib import Path
 from typing import Any
 
-import lightgbm as lgb
 import numpy as np
 import pandas as pd
 from snakemake.iocontainers import Snakemake
 
 from perceive import io, job
+from perceive.boosters import lgb
 from perceive.evaluation.insight import (
     feature_importance,
     features_plot,

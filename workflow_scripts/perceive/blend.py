@@ -13,10 +13,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-import lightgbm as lgb
 import numpy as np
 from scipy.optimize import minimize
 from scipy.special import softmax
+
+from perceive.boosters import lgb
 
 log = logging.getLogger(__name__)
 

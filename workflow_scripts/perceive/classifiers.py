@@ -12,12 +12,12 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import lightgbm as lgb
 import numpy as np
 from numpy.typing import NDArray
 
 from perceive import io
 from perceive.blend import add_to_first_trees
+from perceive.boosters import lgb
 from perceive.models import dataset, lightgbm_parameters
 from perceive.path_ensemble import PathTrees, sibling_softmax
 

@@ -6,11 +6,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import lightgbm as lgb
 import numpy as np
 import pandas as pd
 from scipy.special import softmax
 
+from perceive.boosters import lgb
 from perceive.calibration import Calibrator
 from perceive.features.matrix import ALL
 

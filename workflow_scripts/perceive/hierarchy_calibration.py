@@ -40,7 +40,6 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy.optimize import minimize
 from scipy.special import logsumexp
-from sklearn.model_selection import GroupKFold
 
 from perceive.paths import Codes, checked, encode, parents
 
@@ -300,6 +299,9 @@ def _choose(choices: _Choices, n_labels: int, folds: int) -> tuple[Method, dict[
     names, owner = np.unique(choices.owners, return_inverse=True)
     if len(names) < 2:
         return "temperature", {}
+    # Only a fit needs it, and it takes as long to import as all else.
+    from sklearn.model_selection import GroupKFold
+
     methods: tuple[Method, ...] = ("temperature", "platt")
     held_out = {method: np.empty(len(choices)) for method in methods}
     splitter = GroupKFold(n_splits=min(folds, len(names)))

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import lightgbm as lgb
 import numpy as np
 
+from perceive.boosters import lgb
 from perceive.io import read_json
 
 PARAMETERS = (

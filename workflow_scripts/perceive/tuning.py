@@ -17,7 +17,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
 
-import lightgbm as lgb
 import numpy as np
 import optuna
 import pandas as pd
@@ -27,6 +26,7 @@ from optuna.storages.journal._file import BaseJournalFileLock
 from optuna.trial import FrozenTrial, TrialState
 
 from perceive import io
+from perceive.boosters import lgb
 from perceive.models import dataset, lightgbm_parameters
 
 log = logging.getLogger(__name__)

@@ -16,11 +16,11 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-import lightgbm as lgb
 import numpy as np
 import openvino as ov
 import openvino.opset13 as ops
 
+from perceive.boosters import lgb
 from perceive.ensemble import RegressionEnsemble
 from perceive.export import graph, paths
 from perceive.export.graph import Forest, _described, _int, _ints, _knots, _model, lower_forest

@@ -17,12 +17,12 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import lightgbm as lgb
 import numpy as np
 import openvino as ov
 from numpy.typing import NDArray
 
 import perceive
+from perceive.boosters import lgb
 from perceive.export import PRECISIONS
 from perceive.export.graph import compile_exact, timed_in_turns
 from perceive.export.heads import Head, build_heads

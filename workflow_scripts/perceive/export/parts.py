@@ -7,10 +7,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import lightgbm as lgb
-
 from perceive import io
 from perceive.answers import upstream_columns
+from perceive.boosters import lgb
 from perceive.calibration import Calibrator
 from perceive.classifiers import read_trees
 from perceive.encoder import check_weights, resolve_model

@@ -9,10 +9,10 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import lightgbm as lgb
 import numpy as np
 import openvino as ov
 
+from perceive.boosters import lgb
 from perceive.ensemble import RegressionEnsemble
 from perceive.export import PRECISIONS
 from perceive.export.graph import (

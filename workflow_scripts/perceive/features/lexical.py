@@ -40,7 +40,6 @@ import logging
 import math
 import re
 import string
-import sys
 import unicodedata
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -404,14 +403,14 @@ _WORD = re.compile(r"[^\W_]+(?:['’`-][^\W_]+)*")
 _SENTENCE_END = re.compile(r"[.!?…।]")
 _MASKS = frozenset("*@#$")
 _CENSORED = re.compile(r"[a-z]+[*@#$]+[a-z*@#$]*")
+# Behind the first two planes Unicode has ideographs and tags alone; to look through all takes half a second.
+_PLANES = 0x20000
 _PUNCTUATION = re.compile(
     "["
     + re.escape(
         string.punctuation
         + "".join(
-            chr(code)
-            for code in range(128, sys.maxunicode + 1)
-            if unicodedata.category(chr(code)).startswith("P")
+            chr(code) for code in range(128, _PLANES) if unicodedata.category(chr(code)).startswith("P")
         )
     )
     + "]"
