@@ -136,7 +136,7 @@ def test_the_latency_report_compares_in_one_run(project: Project) -> None:
             assert times["ratio"] == pytest.approx(times["p50_ms"] / python[size]["p50_ms"])
             assert times["rows_per_s"] == pytest.approx(int(size) / times["p50_ms"] * 1e3)
     for batch in ("1", "64"):
-        assert set(report["trees"][batch]) == {"merged", "each", "lightgbm", "onnxruntime"}
+        assert set(report["trees"][batch]) == {"merged", "each", "sums", "lightgbm", "onnxruntime"}
     assert (project.results / "serving/latency.png").stat().st_size > 10_000
 
 

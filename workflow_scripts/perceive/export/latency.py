@@ -19,16 +19,18 @@ from typing import Any
 
 import numpy as np
 import openvino as ov
+import openvino.opset13 as ops
 from numpy.typing import NDArray
 
 import perceive
 from perceive.boosters import lgb
 from perceive.export import PRECISIONS
-from perceive.export.graph import compile_exact, timed_in_turns
+from perceive.export.graph import Forest, compile_exact, lower_forest, timed_in_turns
 from perceive.export.heads import Head, build_heads
 from perceive.export.parts import Parts
 from perceive.export.reference import python_graphs
 from perceive.export.report import measured_on
+from perceive.export.trees import TreeEnsemble
 from perceive.features.matrix import CONTEXT
 from perceive.figures import BLUE, GREEN, GREY, ORANGE, SKY, YELLOW, PathLike, new_figure
 from perceive.serving.bundle import Bundle
@@ -186,8 +188,9 @@ def tree_times(
     -------
     dict
         ``trees`` (their number) and by batch: ``merged`` (the bundle's fp32 graphs), ``each`` (a graph for
-        each variable), both with blend, calibration and decoding; ``lightgbm`` and ``onnxruntime``: the
-        predicts of the same boosters alone, one after the other on one thread.
+        each variable), both with blend, calibration and decoding; ``sums``: all trees and nothing else in
+        one traversal; ``lightgbm`` and ``onnxruntime``: the predicts of the same boosters, one after the
+        other on one thread.
     """
     captured: list[tuple[str, Arrays, Arrays]] = []
     bundle = Bundle.open(folder, "fp32")
@@ -215,8 +218,11 @@ def tree_times(
         for variable in stages[name]["variables"]:
             for place, column in enumerate(parts.heads[variable].answers):
                 table[column] = found[f"{variable}/raw"][:, place].astype(np.float32)
+    # The trees of all stages at once: an answer that a later stage reads stands in the table, too.
+    wide = np.column_stack(list(table.values())).astype(np.float32)
+    place_of = {column: place for place, column in enumerate(table)}
     boosters = [
-        (booster, np.column_stack([table[one] for one in columns or [f"context {one}" for one in CONTEXT]]))
+        (booster, [place_of[one] for one in columns or [f"context {one}" for one in CONTEXT]])
         for head in parts.heads.values()
         for booster, columns in head.parts()
     ]
@@ -226,7 +232,8 @@ def tree_times(
         for variable in stages[name]["variables"]
     }
     result: dict[str, Any] = {"trees": sum(booster.num_trees() for booster, _ in boosters)}
-    sessions = [_onnx(booster, rows.shape[1]) for booster, rows in boosters]
+    sessions = [_onnx(booster, len(places)) for booster, places in boosters]
+    sums = _sums(boosters, wide.shape[1])
     for batch in (one for one in batches if one <= size):
         fixed = 1 if batch == 1 else None
         merged = [
@@ -243,7 +250,8 @@ def tree_times(
             )
             for model, inputs in each.values()
         ]
-        rows = [np.ascontiguousarray(matrix[:batch]) for _, matrix in boosters]
+        alone = compile_exact(ov.Core(), sums, batch=fixed).create_infer_request().infer
+        rows = [np.ascontiguousarray(wide[:batch, places]) for _, places in boosters]
         predicts = [
             partial(booster.predict, matrix, raw_score=True, num_threads=1)
             for (booster, _), matrix in zip(boosters, rows, strict=True)
@@ -251,6 +259,7 @@ def tree_times(
         contenders: dict[str, Callable[[Any], Any]] = {
             "merged": partial(_all, merged),
             "each": partial(_all, own),
+            "sums": partial(_all, [partial(alone, [np.ascontiguousarray(wide[:batch])])]),
             "lightgbm": partial(_all, predicts),
             "onnxruntime": partial(
                 _all, [partial(ask, matrix) for ask, matrix in zip(sessions, rows, strict=True)]
@@ -263,6 +272,13 @@ def tree_times(
 def _all(calls: Sequence[Callable[[], Any]], _: Any) -> None:
     for call in calls:
         call()
+
+
+def _sums(boosters: Sequence[tuple[lgb.Booster, Sequence[int]]], width: int) -> ov.Model:
+    """All boosters, each with the columns that it reads of a matrix of that width, summed in one graph."""
+    matrix = ops.parameter([-1, width], np.float32, name="matrix")
+    placed = [TreeEnsemble.from_lightgbm(one).on_columns(places, width) for one, places in boosters]
+    return ov.Model([lower_forest(Forest.of(placed), matrix.output(0))], [matrix], "sums")
 
 
 def _own_graph(
@@ -309,11 +325,11 @@ def _onnx(booster: Any, columns: int) -> Callable[[NDArray[np.float32]], Any]:
 
 _COLOURS = {
     "fp32": BLUE, "fp16": SKY, "int8": GREEN, PYTHON: GREY,
-    "merged": BLUE, "each": SKY, "lightgbm": GREY, "onnxruntime": YELLOW,
+    "merged": BLUE, "each": SKY, "sums": GREEN, "lightgbm": GREY, "onnxruntime": YELLOW,
 }  # fmt: skip
 _NAMES = {
     PYTHON: "Python pipeline", "merged": "one graph a stage", "each": "one graph a variable",
-    "lightgbm": "LightGBM", "onnxruntime": "onnxruntime",
+    "sums": "trees alone", "lightgbm": "LightGBM, trees alone", "onnxruntime": "onnxruntime, trees alone",
 }  # fmt: skip
 
 
