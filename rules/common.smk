@@ -25,8 +25,9 @@ def items(*columns):
 # Threads of a job that can use all there are: of a local run its cores, on a cluster the profile's
 # `max-threads`, since a job there must not take the whole node that it happens to see.
 CORES = workflow.resource_settings.max_threads or workflow.cores or 4
-# One search per core of a local run; with more cores than searches, each gets its share.
-SEARCH_CORES = CORES if workflow.resource_settings.max_threads else max(1, CORES // len(VARIABLES))
+# Of a job that is one of several: searches and trainings of different variables do not wait for each other, and
+# two of them on a core each are done sooner than one after the other on two.
+SHARE = CORES if workflow.resource_settings.max_threads else max(1, CORES // len(VARIABLES))
 
 
 def memory(megabytes):

@@ -82,12 +82,14 @@ rule models_transformer:
     priority: 10
     conda:
         "../envs/environment.yaml"
-    threads: CORES
+    threads: SHARE
     resources:
         mem_mb=memory(5000),
         runtime=minutes(120),
     params:
         states=STATES,
+        # Others wait for the token states, and lend their cores.
+        cores=CORES,
     message:
         "Training the transformer of {wildcards.variable}"
     script:

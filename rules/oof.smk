@@ -89,12 +89,14 @@ rule oof_transformer:
     priority: 10
     conda:
         "../envs/environment.yaml"
-    threads: CORES
+    threads: SHARE
     resources:
         mem_mb=memory(6000),
         runtime=minutes(240),
     params:
         states=STATES,
+        # Others wait for the token states, and lend their cores.
+        cores=CORES,
     message:
         "Predicting {wildcards.variable} out of fold by the transformer"
     script:

@@ -27,7 +27,7 @@ rule tuning:
         "tuned_{variable}"
     conda:
         "../envs/environment.yaml"
-    threads: SEARCH_CORES
+    threads: SHARE
     resources:
         mem_mb=memory(2000),
         runtime=minutes(120),
@@ -77,13 +77,15 @@ rule tuning_transformer:
     priority: 15
     conda:
         "../envs/environment.yaml"
-    threads: CORES
+    threads: SHARE
     resources:
         mem_mb=memory(6000),
         runtime=minutes(480),
     params:
         cache=f"{RESULTS}/cache/tuning/{{variable}}",
         states=STATES,
+        # Others wait for the token states, and lend their cores.
+        cores=CORES,
     message:
         "Tuning the transformer of {wildcards.variable}"
     script:

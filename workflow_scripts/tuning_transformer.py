@@ -31,7 +31,7 @@ def main(snakemake: Snakemake) -> None:
         settings["backbone"],
         Path(snakemake.input.encoder).parent,
         Path(snakemake.params.states),
-        threads=snakemake.threads,
+        threads=snakemake.params.cores,
     )
     extra = extra_inputs(
         variable, items["item_id"], *map(io.read_parquet, (snakemake.input.lexical, snakemake.input.cues))

@@ -54,6 +54,8 @@ class Source:
             Its converted folder, for the tokenizer.
         cache : Path
             Folder of the token states.
+        threads : int
+            Threads that compute token states which are missing.
         """
         folder = resolve_model(settings["model"])
         check_weights(folder, settings["sha256"])
