@@ -206,10 +206,20 @@ def test_a_killed_search_goes_on_as_the_uninterrupted_one(
 
 
 def test_a_search_that_stalls_stops(world: tuple[Examples, Backbone, np.ndarray], tmp_path: Path) -> None:
-    search = search_in(tmp_path, world, patience=2, min_gain=0.99)
+    whole = {"rungs": [{"rows": 1.0, "epochs": 1.0, "folds": 1}]}
+    search = search_in(tmp_path, world, patience=2, min_gain=0.99, **whole)
     search.run()
     assert search.stopped_by() == "patience" and search.best()["stopped_by"] == "patience"
-    assert 3 <= len(search.finished()) < 6
+    assert len(search.finished()) == 3
+
+
+def test_a_trial_that_leaves_a_lower_rung_says_nothing_of_a_gain(
+    world: tuple[Examples, Backbone, np.ndarray], tmp_path: Path
+) -> None:
+    search = search_in(tmp_path, world, patience=2, min_gain=0.99, halving=6)
+    search.run()
+    table = search.table()
+    assert table["rung_2"].isna().sum() > 2 and search.stopped_by() == "budget"
 
 
 def test_a_search_that_is_out_of_time_stops_with_a_complete_trial(

@@ -381,13 +381,13 @@ class TransformerSettings(Section):
         "learn from all.",
     )
     rungs: list[Rung] = Field(
-        [Rung(rows=0.1, epochs=0.5), Rung(rows=0.3, epochs=0.75), Rung(rows=1.0, epochs=1.0)],
+        [Rung(rows=0.25, epochs=0.5), Rung(rows=1.0, epochs=1.0)],
         min_length=1,
         description="Successive halving: what a trial is given, step by step.",
     )
     halving: int = Field(4, ge=2, description="One trial in so many climbs to the next rung.")
     time_limit_s: float = Field(
-        300.0,
+        420.0,
         gt=0,
         description="Seconds after which the search of a variable begins no further trial or rung.",
     )

@@ -288,6 +288,10 @@ class ResumableSearch:
         """Trials that count against the budget: complete or pruned."""
         return self.study.get_trials(deepcopy=False, states=(TrialState.COMPLETE, TrialState.PRUNED))
 
+    def _compared(self, done: Sequence[FrozenTrial]) -> Sequence[FrozenTrial]:
+        """Those of the finished trials of which it is known whether they are a gain."""
+        return done
+
     def spent(self, done: Sequence[FrozenTrial]) -> float:
         """Seconds that finished trials took, those before a resumption included."""
         return float(sum(trial.duration.total_seconds() for trial in done if trial.duration is not None))
@@ -297,7 +301,7 @@ class ResumableSearch:
         done = self.finished()
         if len(done) >= self._settings["trials"]:
             return "budget"
-        if stalled(done, self._settings["patience"], self._settings["min_gain"]):
+        if stalled(self._compared(done), self._settings["patience"], self._settings["min_gain"]):
             return "patience"
         # Without a complete trial there would be nothing to choose from.
         complete = any(trial.state == TrialState.COMPLETE for trial in done)

@@ -220,6 +220,10 @@ class TransformerSearch(ResumableSearch):
                 raise optuna.TrialPruned
         return value
 
+    def _compared(self, done: Sequence[FrozenTrial]) -> Sequence[FrozenTrial]:
+        # On a lower rung a model has seen a part of the rows, so that its error says nothing about a gain.
+        return [trial for trial in done if len(trial.intermediate_values) == len(self._rungs)]
+
     def _told(self, trial: FrozenTrial) -> str:
         on = len(trial.intermediate_values)
         error = f"error {trial.intermediate_values[on - 1]:.4f}" if on else "diverged"
