@@ -87,9 +87,7 @@ rule models_transformer:
         mem_mb=memory(5000),
         runtime=minutes(120),
     params:
-        states=STATES,
-        # Others wait for the token states, and lend their cores.
-        cores=CORES,
+        **TOKEN_STATES,
     message:
         "Training the transformer of {wildcards.variable}"
     script:

@@ -94,9 +94,7 @@ rule oof_transformer:
         mem_mb=memory(6000),
         runtime=minutes(240),
     params:
-        states=STATES,
-        # Others wait for the token states, and lend their cores.
-        cores=CORES,
+        **TOKEN_STATES,
     message:
         "Predicting {wildcards.variable} out of fold by the transformer"
     script:

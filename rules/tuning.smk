@@ -53,7 +53,9 @@ TRANSFORMER = {
     # A scale has none, and another taxonomy is no reason to train it again.
     "taxonomy": lambda wildcards: TAXONOMY if wildcards.variable in HIERARCHIES else [],
 }
-STATES = f"{RESULTS}/cache/states"
+# Token states of the frozen layers: their folder, and the cores that compute them. Other jobs wait for that, and
+# lend theirs.
+TOKEN_STATES = {"states": f"{RESULTS}/cache/states", "cores": CORES}
 
 
 rule tuning_transformer:
@@ -82,10 +84,8 @@ rule tuning_transformer:
         mem_mb=memory(6000),
         runtime=minutes(480),
     params:
+        **TOKEN_STATES,
         cache=f"{RESULTS}/cache/tuning/{{variable}}",
-        states=STATES,
-        # Others wait for the token states, and lend their cores.
-        cores=CORES,
     message:
         "Tuning the transformer of {wildcards.variable}"
     script:

@@ -118,6 +118,12 @@ def scripts_of(folder: Path) -> list[int]:
     return found
 
 
+def wait_for_scripts(folder: Path) -> None:
+    """Wait until no script of a killed run in ``folder`` is left."""
+    # One that was still importing sees only afterwards that its parent is gone.
+    wait_for(lambda: not scripts_of(folder), 60, "the scripts of the killed run to die")
+
+
 def one_layer(folder: Path) -> Path:
     """The default English encoder with its first layer alone, as a sentence-transformers folder."""
     from sentence_transformers import SentenceTransformer
@@ -155,8 +161,7 @@ def build(folder: Path) -> Project:
     assert killed.poll() is None, (folder / "killed.log").read_text()
     killed.send_signal(signal.SIGKILL)
     killed.wait()
-    # A script that was still importing sees only afterwards that its parent is gone.
-    wait_for(lambda: not scripts_of(folder), 60, "the scripts of the killed run to die")
+    wait_for_scripts(folder)
     assert not (made.results / "acceptance.tsv").exists()
     done = made.run("all")
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]

@@ -16,7 +16,7 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
-from project import Project, scripts_of, wait_for
+from project import Project, wait_for_scripts
 
 from perceive.corpus.synthesize import generate, scaled
 from perceive.variables import VARIABLES
@@ -55,7 +55,7 @@ def main() -> None:
             running.send_signal(signal.SIGKILL)
             running.wait()
             kills += 1
-            wait_for(lambda: not scripts_of(killed.folder), 60, "the scripts to die")
+            wait_for_scripts(killed.folder)
             made = sum(path.is_file() for path in killed.results.rglob("*"))
             print(f"kill {kills}: {made} files so far", flush=True)
         output = (killed.folder / "killed.log").read_text()

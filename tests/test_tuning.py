@@ -185,9 +185,8 @@ def test_four_workers_share_a_search_and_one_of_them_is_killed(tmp_path: Path) -
     assert len({tuple(sorted(trial.params.items())) for trial in done}) == 24, "two proposed the same"
     alone = search(tmp_path / "alone.journal", trials=24)
     alone.run()
-    # What four propose depends on who ends first. Seven such runs were from 4 % better to 8 % worse than one,
-    # an eighth, on a machine with too much to do, 16 %.
-    assert found.best()["best_rmse"] <= 1.25 * alone.best()["best_rmse"]
+    # What four propose depends on who ends first. Seven such runs were from 4 % better to 8 % worse than one.
+    assert found.best()["best_rmse"] <= 1.15 * alone.best()["best_rmse"]
     assert found.best()["best_rmse"] < alone.table()["rmse"].median()
     assert list(found.table()) == list(alone.table())
 

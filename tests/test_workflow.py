@@ -12,7 +12,7 @@ import numpy as np
 import openvino as ov
 import pandas as pd
 import pytest
-from project import Project, scripts_of, wait_for
+from project import Project, wait_for, wait_for_scripts
 from safetensors import safe_open
 
 from perceive.integrity import DAMAGED
@@ -399,7 +399,7 @@ def test_a_second_run_at_once_is_refused(unchanged: Project) -> None:
     finally:
         first.kill()
         first.wait()
-    wait_for(lambda: not scripts_of(unchanged.folder), 60, "the scripts to die")
+    wait_for_scripts(unchanged.folder)
     # Snakemake took the forced jobs' old outputs away, and makes them again only for who needs them.
     gone = sorted(f"results/{name}" for name in files - unchanged.files())
     assert unchanged.run("all", *gone).returncode == 0

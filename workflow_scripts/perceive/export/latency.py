@@ -259,7 +259,7 @@ def tree_times(
         contenders: dict[str, Callable[[Any], Any]] = {
             "merged": partial(_all, merged),
             "each": partial(_all, own),
-            "sums": partial(_all, [partial(alone, [np.ascontiguousarray(wide[:batch])])]),
+            "sums": partial(_all, [partial(alone, [wide[:batch]])]),
             "lightgbm": partial(_all, predicts),
             "onnxruntime": partial(
                 _all, [partial(ask, matrix) for ask, matrix in zip(sessions, rows, strict=True)]
